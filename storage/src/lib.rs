@@ -1,0 +1,2 @@
+//! What a node remembers.
+pub mod units;
