@@ -1,0 +1,295 @@
+//! The state part: the only one that changes state. Facts come in, a pure transition decides, effects go out as
+//! messages, every change is broadcast as a numbered [`Snapshot`].
+
+use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, SnapshotNumber};
+use crate::part::PartName;
+use crate::snapshot::Snapshot;
+use mendblock_net::wire::message::Message;
+use mendblock_storage::units::SectorRange;
+use std::sync::Arc;
+
+/// What failed on the lower disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A read of data.
+    Read,
+    /// A write of data.
+    Write,
+    /// A flush of the data device.
+    Flush,
+    /// Meta-data: superblock, activity log or bitmap.
+    Meta,
+}
+
+/// An administrator's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Become Primary; `force`: take the own disk for good.
+    Primary {
+        /// See above.
+        force: bool,
+    },
+    /// Become Secondary.
+    Secondary,
+    /// Attach the configured disk.
+    Attach {
+        /// Accept a disk with another device id.
+        new_disk: bool,
+    },
+    /// Give up the disk.
+    Detach {
+        /// At once, abandoning I/O in flight; also the last copy.
+        force: bool,
+    },
+    /// Connect to the peer.
+    Connect {
+        /// The own data loses in a split brain.
+        discard_my_data: bool,
+    },
+    /// Go StandAlone.
+    Disconnect {
+        /// Without asking the peer.
+        force: bool,
+    },
+    /// The own disk's content is void: full resync from the peer.
+    Invalidate,
+    /// Stop serving: demote is refused if clients are there; used at the end of the process.
+    Shutdown,
+}
+
+/// Answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandAnswer {
+    /// DRBD's SS number (1 and above: done) or configuration error number (above 100).
+    pub code: i32,
+    /// Text for people; DRBD's where DRBD has one.
+    pub text: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// Process exit code of the command.
+    pub exit_code: u8,
+}
+
+/// What is wanted of the connection, seen by `PeerActor`: its facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkFact {
+    /// A connection has exchanged hellos. `resolver`: this node accepted it (it resolves conflicts).
+    Up {
+        /// Its number.
+        connection: ConnectionNumber,
+        /// This node accepted it.
+        resolver: bool,
+        /// Agreed features.
+        features: u64,
+        /// The peer's process life.
+        peer_process: u64,
+    },
+    /// It was lost, or never came to be.
+    Down {
+        /// Its number.
+        connection: ConnectionNumber,
+        /// Why.
+        reason: crate::volume::state::DownReason,
+        /// For people.
+        text: String,
+    },
+    /// The peer refused us, or we the peer, for good: StandAlone.
+    Refused {
+        /// For people.
+        text: String,
+    },
+}
+
+/// Messages of the state part.
+#[derive(Debug)]
+pub enum StateIn {
+    /// A neighbour is in a new generation.
+    Restarted {
+        /// Who.
+        part: PartName,
+        /// Its generation.
+        generation: PartGeneration,
+    },
+    /// An administrator's order; answered by [`StateEffect::Answer`] with the same id.
+    Command {
+        /// Its id.
+        id: u64,
+        /// The order.
+        command: Command,
+    },
+    /// A client opened (`+`) or closed the export.
+    Openers {
+        /// How many have it open now.
+        count: u32,
+    },
+
+    /// From `DiskActor`: the device was opened, or not.
+    DiskOpened {
+        /// From [`crate::disk::DiskIn::Open`].
+        query: Query,
+        /// What was opened, or why not.
+        result: Result<crate::disk::OpenedDevice, crate::disk::OpenFailure>,
+    },
+    /// From `DiskActor`: the device is closed.
+    DiskClosed,
+    /// From `DiskActor`: an operation failed. Repeated until the snapshot shows it taken
+    /// ([`crate::disk::DiskIn::ErrorTaken`]).
+    IoError {
+        /// Its number.
+        number: ErrorNumber,
+        /// What failed.
+        kind: ErrorKind,
+        /// Where (data), none for flush and meta-data.
+        range: Option<SectorRange>,
+        /// Linux errno.
+        errno: i32,
+    },
+    /// From `DiskActor`: an own meta-data operation ended (superblock).
+    Meta(crate::disk::MetaCompletion),
+    /// From `DiskActor`: the oldest operation in the kernel is older than `disk-timeout`.
+    DiskTimeout {
+        /// `read`, `write`, `flush`, `meta`.
+        operation: &'static str,
+        /// Its age, ms.
+        age: u64,
+    },
+
+    /// From `VolumeActor`: the drain that this snapshot ordered has ended; all its marks up to `mark` must be in the
+    /// bitmap before it is written out.
+    Drained {
+        /// The snapshot that ordered it.
+        snapshot: SnapshotNumber,
+        /// The last mark.
+        mark: MarkNumber,
+        /// Everything ended in the kernel; false: abandoned.
+        complete: bool,
+    },
+    /// From `VolumeActor`: every write cut off by the loss of this connection is durably marked, and nothing of the
+    /// peer is in flight here (R11).
+    LossRetired {
+        /// The connection.
+        connection: ConnectionNumber,
+    },
+
+    /// From `ActivityLogActor`: the log was read (A9).
+    LogLoaded {
+        /// From [`crate::activity::ActivityIn::Load`].
+        query: Query,
+        /// Extents in the log, or why it cannot be used.
+        result: Result<Vec<u32>, String>,
+    },
+    /// From `ActivityLogActor`: the ring was reset (A11).
+    LogReset {
+        /// From [`crate::activity::ActivityIn::Reset`].
+        query: Query,
+        /// Linux errno on failure.
+        result: Result<(), i32>,
+    },
+
+    /// From `BitmapActor`: the health file was read (A6).
+    HealthLoaded {
+        /// From [`crate::bitmap::BitmapIn::LoadHealth`].
+        query: Query,
+        /// Its header facts; none: no usable file.
+        header: Option<Box<crate::bitmap::HealthHeader>>,
+        /// Blocks in the own bad-block list.
+        bad_blocks: u64,
+    },
+    /// From `BitmapActor`: the bitmap was loaded, merged and written (A10, A11).
+    BitmapLoaded {
+        /// From [`crate::bitmap::BitmapIn::Load`].
+        query: Query,
+        /// Set bits, or errno of the meta-data write that failed.
+        result: Result<u64, i32>,
+    },
+    /// From `BitmapActor`: changed pages were written, or not.
+    WrittenOut {
+        /// From [`crate::bitmap::BitmapIn::WriteOut`].
+        query: Query,
+        /// Linux errno on failure.
+        result: Result<(), i32>,
+        /// Some bit that is not on disk is not covered by a hot extent (`uncovered_bits`).
+        uncovered: bool,
+    },
+    /// From `BitmapActor`: a health file write ended.
+    HealthWritten {
+        /// From [`crate::bitmap::BitmapIn::PersistHealth`] or [`crate::bitmap::BitmapIn::SetHeader`].
+        query: Query,
+        /// It is durable.
+        durable: bool,
+    },
+    /// From `BitmapActor`: the peer's `Tell` is in bitmap and suspect records, durably.
+    TellRecorded {
+        /// The peer's number.
+        number: u64,
+        /// On which connection.
+        connection: ConnectionNumber,
+    },
+    /// From `BitmapActor`: the peer's bad-block list of this connection is merged (the handshake may run).
+    PeerRecordsMerged {
+        /// Which connection.
+        connection: ConnectionNumber,
+        /// Blocks in a bad-block list of either side (a result "no resync" is then not "nothing to do").
+        known_bad: u64,
+    },
+    /// From `BitmapActor`: the bitmaps are exchanged and both sides have the union.
+    BitmapExchanged {
+        /// Which connection.
+        connection: ConnectionNumber,
+        /// Set bits.
+        set_bits: u64,
+    },
+    /// From `BitmapActor`: all bits are set and durable, or not.
+    AllSet {
+        /// From [`crate::bitmap::BitmapIn::SetAll`].
+        query: Query,
+        /// Linux errno on failure.
+        result: Result<(), i32>,
+    },
+    /// From `BitmapActor`: number of set bits, whenever it became 0 or stopped being 0, and at each resync end.
+    SetBits {
+        /// How many.
+        count: u64,
+    },
+
+    /// From `PeerActor`.
+    Link(LinkFact),
+    /// From `PeerActor`: a message of the peer that concerns state (sizes, generations, state, change request and
+    /// answer, sync id, tell, told, marked).
+    Peer {
+        /// On which connection.
+        connection: ConnectionNumber,
+        /// The message.
+        message: Message,
+    },
+
+    /// From `ResyncActor` (target): every block is done.
+    ResyncFinished {
+        /// Blocks that could not be copied and are now lost here too.
+        lost: u64,
+    },
+
+    /// From `HelperActor`.
+    HelperEnded {
+        /// From [`crate::helper::HelperIn::Run`].
+        query: Query,
+        /// Exit code; none: not configured (counts as 0), could not be started, or over its time limit.
+        exit_code: Option<i32>,
+        /// For people.
+        outcome: String,
+    },
+}
+
+/// What the state part asks its shell to do.
+#[derive(Debug)]
+pub enum StateEffect {
+    /// Keep this snapshot (it outlives the actor) and hand it to every neighbour.
+    Publish(Arc<Snapshot>),
+    /// Answer a command.
+    Answer {
+        /// Its id.
+        id: u64,
+        /// The answer.
+        answer: CommandAnswer,
+    },
+}
