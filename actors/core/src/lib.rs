@@ -1,1 +1,3 @@
-//! actors/core
+//! What decides: pure parts without I/O, clock or randomness.
+
+pub mod volume;
