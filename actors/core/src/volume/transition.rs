@@ -1,0 +1,1 @@
+//! What may happen to a state vector: silent corrections, checks, refusals.
