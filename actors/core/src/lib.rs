@@ -1,1 +1,3 @@
 //! actors/core
+
+pub mod volume;

@@ -1,0 +1,3 @@
+//! What decides for one volume.
+
+pub mod generations;
