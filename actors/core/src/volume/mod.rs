@@ -2,3 +2,6 @@
 
 pub mod state;
 pub mod transition;
+//! What decides for one volume.
+
+pub mod generations;
