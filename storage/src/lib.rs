@@ -1,2 +1,4 @@
 //! What a node remembers.
+pub mod buffer;
+pub mod device;
 pub mod units;
