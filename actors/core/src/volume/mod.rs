@@ -1,7 +1,6 @@
-//! One replicated volume: its state vector and what may happen to it.
-
-pub mod state;
-pub mod transition;
-//! What decides for one volume.
+//! One replicated volume: its state vector, which copy is newer, and the part that changes its state.
 
 pub mod generations;
+pub mod machine;
+pub mod state;
+pub mod transition;
