@@ -5,9 +5,13 @@
 mod server;
 
 use mendblock_net::nbd::Command as Nbd;
+use mendblock_net::nbd::constants::*;
 use server::{SIZE, Server};
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// Runs a client for at most two minutes; `None` when it is not installed.
 fn client(program: &str, arguments: &[&str]) -> Option<Output> {
@@ -316,4 +320,78 @@ fn fio_verifies_what_it_wrote() {
         }
     }
     assert!(server.saw(|command| matches!(command, Nbd::Flush)));
+}
+
+/// Sends a request and its payload, and reads a simple reply with `data` bytes: error, data.
+fn simple_request(
+    stream: &mut UnixStream,
+    (command, flags): (u16, u16),
+    (offset, length): (u64, u32),
+    payload: &[u8],
+    data: usize,
+) -> (u32, Vec<u8>) {
+    let cookie = *b"a cookie";
+    let mut request = NBD_REQUEST_MAGIC.to_be_bytes().to_vec();
+    request.extend_from_slice(&flags.to_be_bytes());
+    request.extend_from_slice(&command.to_be_bytes());
+    request.extend_from_slice(&cookie);
+    request.extend_from_slice(&offset.to_be_bytes());
+    request.extend_from_slice(&length.to_be_bytes());
+    request.extend_from_slice(payload);
+    stream.write_all(&request).unwrap();
+    let mut head = [0; 16];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[..4], NBD_SIMPLE_REPLY_MAGIC.to_be_bytes());
+    assert_eq!(head[8..], cookie);
+    let mut bytes = vec![0; data];
+    stream.read_exact(&mut bytes).unwrap();
+    (u32::from_be_bytes([head[4], head[5], head[6], head[7]]), bytes)
+}
+
+/// A client of the first days: `NBD_OPT_EXPORT_NAME`, simple replies. Its bad requests get errors, and the payload
+/// of a refused write does not put the connection out of step.
+#[test]
+fn an_old_client_with_bad_requests_stays_in_step() {
+    let server = Server::start();
+    let mut stream = UnixStream::connect(server.socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting).unwrap();
+    stream
+        .write_all(b"\0\0\0\x01IHAVEOPT\0\0\0\x01\0\0\0\x04disk")
+        .unwrap();
+    let mut export = [0; 134];
+    stream.read_exact(&mut export).unwrap();
+    assert_eq!(export[..8], (SIZE as u64).to_be_bytes());
+
+    let end = SIZE as u64;
+    let sector = [0x5a; 512];
+    let mut request =
+        |kind, range, payload: &[u8], data| simple_request(&mut stream, kind, range, payload, data);
+    assert_eq!(request((NBD_CMD_WRITE, 0), (0, 512), &sector, 0).0, 0);
+    // Behind the end, unaligned, with a flag it does not have, longer than the maximum payload.
+    assert_eq!(request((NBD_CMD_WRITE, 0), (end, 512), &sector, 0).0, 28);
+    assert_eq!(request((NBD_CMD_WRITE, 0), (1, 100), &sector[..100], 0).0, 22);
+    assert_eq!(request((NBD_CMD_WRITE, 0x20), (0, 512), &sector, 0).0, 22);
+    let long = vec![1; (32 << 20) + 512];
+    assert_eq!(
+        request((NBD_CMD_WRITE, 0), (0, long.len() as u32), &long, 0).0,
+        22
+    );
+    assert_eq!(request((NBD_CMD_READ, 0), (end - 512, 1024), &[], 0).0, 22);
+    assert_eq!(request((NBD_CMD_READ, 0), (48 << 20, 512), &[], 0).0, 5);
+    assert_eq!(request((NBD_CMD_BLOCK_STATUS, 0), (0, 512), &[], 0).0, 22);
+    assert_eq!(request((99, 0), (0, 512), &[], 0).0, 22);
+    assert_eq!(request((NBD_CMD_FLUSH, 0), (0, 0), &[], 0).0, 0);
+    let (error, data) = request((NBD_CMD_READ, 0), (0, 1024), &[], 1024);
+    assert_eq!(
+        (error, &data[..512], &data[512..]),
+        (0, &sector[..], &[0; 512][..])
+    );
+
+    let mut disconnect = NBD_REQUEST_MAGIC.to_be_bytes().to_vec();
+    disconnect.extend_from_slice(b"\0\0\0\x02");
+    disconnect.resize(REQUEST_HEADER_BYTES, 0);
+    stream.write_all(&disconnect).unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "the server did not close");
 }

@@ -5,7 +5,7 @@ use mendblock_net::nbd::*;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokio::io::Interest;
@@ -126,6 +126,11 @@ impl Server {
             thread: Some(thread),
             _directory: directory,
         }
+    }
+
+    /// Path of the Unix socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub fn unix_uri(&self, export: &str) -> String {
