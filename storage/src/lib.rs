@@ -1,4 +1,6 @@
 //! What a node remembers.
 pub mod buffer;
 pub mod device;
+#[cfg(feature = "devices")]
+pub mod lock;
 pub mod units;
