@@ -76,7 +76,7 @@ pub(super) fn content(device: &mut (impl Device + ?Sized), offset: u64, length: 
     completion.buffer.unwrap().to_vec()
 }
 
-fn conforms(device: &mut dyn Device) {
+pub(super) fn conforms(device: &mut dyn Device) {
     assert_eq!(device.size(), SIZE);
     assert_eq!(device.in_flight(), 0);
     what_is_written_is_read(device);

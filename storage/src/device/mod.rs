@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(test)]
 mod conformance;
+pub mod fault;
 #[cfg(feature = "devices")]
 mod job;
 pub mod memory;
