@@ -31,6 +31,7 @@ pub mod memory;
 mod open;
 #[cfg(feature = "devices")]
 mod ring;
+pub mod table;
 #[cfg(feature = "devices")]
 mod threads;
 
