@@ -2,4 +2,6 @@
 pub mod dirty;
 pub mod buffer;
 pub mod device;
+#[cfg(feature = "devices")]
+pub mod lock;
 pub mod units;

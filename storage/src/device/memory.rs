@@ -103,7 +103,7 @@ impl MemoryDevice {
 
     fn execute(&self, operation: Operation) -> Completion {
         let summary = operation.kind.summary();
-        let result = summary.check(self.size, self.logical_block);
+        let result = operation.kind.check(self.size, self.logical_block);
         let buffer = self.transfer(operation.kind, result);
         Completion {
             token: operation.token,

@@ -21,7 +21,22 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+#[cfg(test)]
+mod conformance;
+pub mod fault;
+#[cfg(feature = "devices")]
+mod job;
 pub mod memory;
+#[cfg(feature = "devices")]
+mod open;
+#[cfg(feature = "devices")]
+mod ring;
+pub mod table;
+#[cfg(feature = "devices")]
+mod threads;
+
+#[cfg(feature = "devices")]
+pub use open::{Backend, OpenError, Options, open};
 
 /// What the submitter asks of a device.
 #[derive(Debug)]
@@ -89,6 +104,25 @@ impl OperationKind {
             length,
         }
     }
+
+    /// Whether the operation fits a device of this size and block; `Err` holds what it has to complete with.
+    pub fn check(&self, size: u64, logical_block: u32) -> Result<(), DeviceError> {
+        let Summary { offset, length, .. } = self.summary();
+        let block = u64::from(logical_block);
+        let address = match self {
+            Self::Read { buffer, .. } => buffer.as_ptr() as u64,
+            Self::Write { buffer, .. } => buffer.as_ptr() as u64,
+            _ => 0,
+        };
+        let aligned = [offset, length, address]
+            .iter()
+            .all(|number| number.is_multiple_of(block));
+        if aligned && offset.checked_add(length).is_some_and(|end| end <= size) {
+            Ok(())
+        } else {
+            Err(DeviceError::new(errno::EINVAL))
+        }
+    }
 }
 
 /// Name of an operation's kind.
@@ -115,20 +149,6 @@ pub struct Summary {
     pub offset: u64,
     /// Bytes; 0 for a flush.
     pub length: u64,
-}
-
-impl Summary {
-    /// Whether the operation fits a device of this size and block; `Err` holds what it has to complete with.
-    pub fn check(&self, size: u64, logical_block: u32) -> Result<(), DeviceError> {
-        let block = u64::from(logical_block);
-        let end = self.offset.checked_add(self.length);
-        let aligned = self.offset.is_multiple_of(block) && self.length.is_multiple_of(block);
-        if aligned && end.is_some_and(|end| end <= size) {
-            Ok(())
-        } else {
-            Err(DeviceError::new(errno::EINVAL))
-        }
-    }
 }
 
 /// The end of an operation.
