@@ -7,6 +7,7 @@ pub mod activity_log;
 pub mod anchor;
 pub mod bitmap;
 mod checksum;
+pub mod dump;
 pub mod layout;
 pub mod old_log;
 pub mod replay;
