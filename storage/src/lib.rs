@@ -4,4 +4,7 @@ pub mod buffer;
 pub mod device;
 #[cfg(feature = "devices")]
 pub mod lock;
+pub mod format;
+#[cfg(feature = "devices")]
+pub mod offline;
 pub mod units;

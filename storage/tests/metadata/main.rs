@@ -1,0 +1,5 @@
+//! The meta-data as others see them: golden vectors, properties, a real `drbdmeta`.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod golden;
+mod vectors;
