@@ -1,2 +1,3 @@
 //! What a node remembers.
+pub mod dirty;
 pub mod units;
