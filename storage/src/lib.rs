@@ -1,3 +1,4 @@
 //! What a node remembers.
 pub mod dirty;
+pub mod health;
 pub mod units;
