@@ -11,7 +11,7 @@ mod rules;
 mod set;
 mod slot;
 
-pub use anchor::{ANCHOR_BYTES, ANCHOR_OFFSET, Anchor, AnchorVerdict, judge_anchor};
+pub use anchor::{AnchorEvidence, AnchorVerdict, judge_anchor};
 pub use header::{
     DetachCause, GenerationSlots, HealCounters, Health, LastDetach, LossMark, ScrubProgress, VOLUME_NAME_MAX,
 };

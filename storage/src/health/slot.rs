@@ -5,7 +5,6 @@ use super::header::{
 };
 use super::record::{self, RECORD_BYTES, RecordError};
 use super::set::{MAX_RECORDS, RecordSet, SetError};
-use crc_fast::{CrcAlgorithm, checksum};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -348,5 +347,5 @@ fn parse_records(body: &[u8], count: u32) -> Result<RecordSet, SlotError> {
 
 /// CRC-32C in its usual form (iSCSI: initial value and final XOR all ones).
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
-    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+    crc_fast::crc32_iscsi(bytes)
 }

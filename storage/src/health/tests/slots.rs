@@ -99,57 +99,46 @@ fn both_slots_damaged_is_an_error_that_says_why() {
 
 #[test]
 fn anchor_and_file_are_judged_together() {
-    let mut health = sample(9, &[]);
-    health.records.mark(range(4, 1), read_error()).unwrap();
-    let anchor = Anchor::of(&health);
-    let judge = |anchor: Option<Anchor>, file: Option<&Health>| judge_anchor(0xABCD, anchor.as_ref(), file);
+    use AnchorEvidence::{Absent, Damaged, Present};
     use AnchorVerdict::{ForeignWriter, Fresh, ListLost, Normal, OtherDisk};
-    assert_eq!(judge(None, None), Fresh);
-    assert_eq!(judge(Some(anchor), Some(&health)), Normal);
-    let older = Anchor {
-        sequence: 8,
-        ..anchor
+    let health = sample(9, &[]);
+    let anchor = |sequence, records| Present {
+        health_id: health.health_id,
+        sequence,
+        records,
     };
-    assert_eq!(judge(Some(older), Some(&health)), Normal);
-    let newer = Anchor {
-        sequence: 10,
-        ..anchor
-    };
-    assert_eq!(judge(Some(newer), Some(&health)), ListLost { records: 1 });
-    assert_eq!(judge(Some(Anchor { records: 0, ..newer }), Some(&health)), Normal);
-    assert_eq!(judge(Some(anchor), None), ListLost { records: 1 });
-    assert_eq!(judge(Some(Anchor { records: 0, ..anchor }), None), Fresh);
-    let foreign = Anchor {
+    let foreign = |records| Present {
         health_id: 1,
-        ..anchor
-    };
-    assert_eq!(judge(Some(foreign), Some(&health)), ListLost { records: 1 });
-    assert_eq!(judge(None, Some(&health)), ForeignWriter);
-    assert_eq!(judge_anchor(1, None, Some(&health)), OtherDisk);
-    assert_eq!(
-        judge_anchor(1, Some(&anchor), Some(&health)),
-        ListLost { records: 1 }
-    );
-}
-
-#[test]
-fn anchor_bytes() {
-    let anchor = Anchor {
-        health_id: 0x0102_0304_0506_0708,
         sequence: 9,
-        records: 3,
+        records,
     };
-    let bytes = anchor.encode();
-    assert_eq!(
-        &bytes[..28],
-        b"MENDBLK1\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x09\0\0\0\x03"
-    );
-    assert_eq!(Anchor::parse(&bytes), Some(anchor));
-    assert_eq!(Anchor::parse(&[0; ANCHOR_BYTES]), None);
-    for index in 0..ANCHOR_BYTES {
-        let mut damaged = bytes;
-        damaged[index] ^= 0x10;
-        assert_eq!(Anchor::parse(&damaged), None);
+    let lost = |records| ListLost { records };
+    let ours = [
+        (anchor(9, 1), Normal, "they agree"),
+        (anchor(8, 1), Normal, "the anchor is lazy"),
+        (anchor(10, 1), lost(Some(1)), "the file is older"),
+        (anchor(10, 0), Normal, "older, but nothing was listed"),
+        (foreign(2), lost(Some(2)), "another file was lost"),
+        (foreign(0), Normal, "another file without records"),
+        (Absent, ForeignWriter, "DRBD was here"),
+        (Damaged, ForeignWriter, "age not known"),
+    ];
+    for (anchor, verdict, why) in ours {
+        assert_eq!(judge_anchor(0xABCD, anchor, Some(&health)), verdict, "{why}");
+    }
+    let missing = [
+        (Absent, Fresh),
+        (anchor(9, 0), Fresh),
+        (anchor(9, 1), lost(Some(1))),
+        (Damaged, lost(None)),
+    ];
+    for (anchor, verdict) in missing {
+        assert_eq!(judge_anchor(0xABCD, anchor, None), verdict);
+        let with_other_file = judge_anchor(1, anchor, Some(&health));
+        assert_eq!(
+            with_other_file,
+            if verdict == Fresh { OtherDisk } else { verdict }
+        );
     }
 }
 
