@@ -5,7 +5,10 @@
 //! peer's copy (suspect records). The layout is described in `storage/HEALTH.md`.
 
 mod anchor;
+#[cfg(feature = "devices")]
+pub mod file;
 mod header;
+mod limits;
 mod record;
 mod rules;
 mod set;
@@ -15,12 +18,10 @@ pub use anchor::{AnchorEvidence, AnchorVerdict, judge_anchor};
 pub use header::{
     DetachCause, GenerationSlots, HealCounters, Health, LastDetach, LossMark, ScrubProgress, VOLUME_NAME_MAX,
 };
+pub use limits::{ListFull, MAX_OWN_BLOCKS, MAX_OWN_RANGES, MAX_RECORDS, MAX_SUSPECT_RANGES, MAX_TOMBSTONES};
 pub use record::{BlockState, Cause, GoodAt, RECORD_BYTES, Record, RecordError, Whose};
 pub use rules::{Change, Finding, Removal};
-pub use set::{
-    ListFull, MAX_OWN_BLOCKS, MAX_OWN_RANGES, MAX_RECORDS, MAX_SUSPECT_RANGES, MAX_TOMBSTONES, Outcome,
-    RecordSet, SetError, Union,
-};
+pub use set::{Outcome, RecordSet, SetError, Union};
 
 pub use slot::{FILE_BYTES, FORMAT_VERSION, Loaded, NoValidSlot, SLOT_BYTES, Slot, SlotError};
 

@@ -3,8 +3,9 @@
 use super::header::{
     DetachCause, GenerationSlots, HealCounters, Health, LastDetach, LossMark, ScrubProgress, VOLUME_NAME_MAX,
 };
+use super::limits::MAX_RECORDS;
 use super::record::{self, RECORD_BYTES, RecordError};
-use super::set::{MAX_RECORDS, RecordSet, SetError};
+use super::set::{RecordSet, SetError};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
