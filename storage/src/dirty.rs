@@ -69,7 +69,6 @@ pub struct DirtyMap {
 impl DirtyMap {
     /// A map of `bits` blocks (at most 2^47, the largest volume that 32-bit page numbers can name), all in sync.
     pub fn new(bits: u64) -> Self {
-        let pages =
         let pages = usize::try_from(bits.div_ceil(PAGE_BITS)).expect("a 64-bit address space");
         assert!(
             u32::try_from(pages).is_ok(),

@@ -7,4 +7,6 @@ pub mod lock;
 pub mod format;
 #[cfg(feature = "devices")]
 pub mod offline;
+pub mod health;
+pub mod hot;
 pub mod units;
