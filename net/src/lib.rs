@@ -1,1 +1,1 @@
-//! net
+pub mod wire;
