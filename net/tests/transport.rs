@@ -1,5 +1,6 @@
 //! Frames over real sockets.
 #![cfg(feature = "transport")]
+#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 use std::io::ErrorKind;
 use std::time::Duration;

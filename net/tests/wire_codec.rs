@@ -1,4 +1,5 @@
 //! Round trips, damaged bytes, and limits of the frame codec.
+#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod wire_samples;
 

@@ -1,4 +1,5 @@
 //! The bytes of every message kind, committed: an encoding that changes breaks running pairs of nodes.
+#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod wire_samples;
 
