@@ -20,6 +20,9 @@ mod refusal;
 mod sanitise;
 mod wish;
 
+#[cfg(test)]
+mod rules;
+
 pub use check::{check_phase, check_request, check_state, check_transition};
 pub use consequence::{
     SuperblockFlags, clears_primary_indicator, is_cluster_wide, lost_contact, mirrors_writes,

@@ -3,7 +3,7 @@
 use crate::volume::state::{ConnectionState, DiskState, Role, StateVector};
 
 /// Whether connection, disk and peer's disk can occur together, steady or in passing. What a change yields always
-/// does.
+/// does. Nothing is known of a peer that is not connected, and a resync is Paused exactly while a flag says so.
 ///
 /// Other than in DRBD, Connected goes with an Outdated or Consistent disk (nobody could confirm its data), and the
 /// target of a resync may stay Outdated in the eyes of its source.
@@ -35,7 +35,13 @@ pub fn is_legal(state: &StateVector) -> bool {
         _ => disk != Negotiating && matches!(peer_disk, Inconsistent | Outdated | DUnknown),
     };
     let peer_known = state.connection.is_connected_or_better();
+    let paused_as_flagged = match state.connection {
+        C::SyncSource | C::SyncTarget => !state.paused.any(),
+        C::PausedSyncS | C::PausedSyncT => state.paused.any(),
+        _ => true,
+    };
     triple
+        && paused_as_flagged
         && state.role != Role::Unknown
         && disk != DUnknown
         && (peer_known || state.peer_role == Role::Unknown && !state.paused.peer)
