@@ -1,7 +1,6 @@
-//! net
-pub mod nbd;
-//! What nodes say to each other and to their clients. Codecs are pure; sockets stand behind the feature `transport`.
+//! What nodes and clients say: the peer protocol ([`wire`]), NBD ([`nbd`]), and the sockets that carry both.
 
+pub mod nbd;
 #[cfg(feature = "transport")]
 pub mod transport;
 pub mod wire;

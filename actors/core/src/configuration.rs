@@ -57,6 +57,8 @@ pub struct VolumeConfiguration {
     pub peer_name: String,
     /// Random number of this process life.
     pub process_id: u64,
+    /// Where the meta-data lies.
+    pub meta_index: mendblock_storage::format::layout::MetaIndex,
     /// `on-io-error`.
     pub on_io_error: OnIoError,
     /// `on-no-data-accessible`.

@@ -141,7 +141,12 @@ pub struct Outbox<E> {
 
 impl<E> Default for Outbox<E> {
     fn default() -> Self {
-        Self { messages: Vec::new(), effects: Vec::new(), facts: Vec::new(), again: false }
+        Self {
+            messages: Vec::new(),
+            effects: Vec::new(),
+            facts: Vec::new(),
+            again: false,
+        }
     }
 }
 

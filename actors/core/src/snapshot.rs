@@ -4,7 +4,9 @@
 use crate::identity::{AttachId, ConnectionNumber, ErrorNumber, SnapshotNumber, TellNumber};
 use crate::part::Instant;
 use crate::volume::generations::identifiers::Identifiers;
-use crate::volume::state::{Detaching, DisklessReason, DisconnectReason, DownReason, InconsistentReason, StateVector};
+use crate::volume::state::{
+    Detaching, DisconnectReason, DisklessReason, DownReason, InconsistentReason, StateVector,
+};
 
 /// Whether new requests of clients may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

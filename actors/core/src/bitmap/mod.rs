@@ -2,11 +2,12 @@
 //! the lists lie. It knows which pages changed and when they are durable.
 
 use crate::disk::MetaCompletion;
-use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, SnapshotNumber};
+use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query};
 use crate::part::PartName;
+use crate::peer::PeerFrame;
 use crate::snapshot::Snapshot;
-use mendblock_net::wire::frame::Frame;
 use mendblock_net::wire::message::WireRecord;
+use mendblock_storage::format::anchor::StoredAnchor;
 use mendblock_storage::format::layout::MetadataLayout;
 use mendblock_storage::units::BlockRange;
 use std::sync::Arc;
@@ -77,10 +78,14 @@ pub enum ClearReason {
 }
 
 /// Facts in the header of the health file (`io-errors` 9.2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthHeader {
-    /// Device id that the file belongs to.
+    /// Device id that the file belongs to; 0: no file.
     pub device_id: u64,
+    /// Sequence number of the file.
+    pub sequence: u64,
+    /// Anchor for the next superblock (9.3): kept up to date by `BitmapIn`'s answers.
+    pub anchor: StoredAnchor,
     /// Own attach id at the last attach.
     pub attach_id: u64,
     /// The four id slots of the own disk: current, bitmap, history.
@@ -93,6 +98,23 @@ pub struct HealthHeader {
     pub loss_of: Option<(u64, u64)>,
     /// Cause of the last detach, for `why`.
     pub last_detach: Option<String>,
+}
+
+impl Default for HealthHeader {
+    /// No file yet.
+    fn default() -> Self {
+        Self {
+            device_id: 0,
+            sequence: 0,
+            anchor: StoredAnchor::Absent,
+            attach_id: 0,
+            slots: [0; 4],
+            outdated_since: None,
+            source_open: None,
+            loss_of: None,
+            last_detach: None,
+        }
+    }
 }
 
 /// A change of header facts; `None` leaves a fact as it is.
@@ -249,7 +271,7 @@ pub enum BitmapIn {
         /// On which connection.
         connection: ConnectionNumber,
         /// The frame.
-        frame: Frame,
+        frame: PeerFrame,
     },
     /// Resync: next set bits at or after a block, skipping blocks of the lists that cannot be fetched.
     NextRun {
@@ -279,9 +301,6 @@ pub enum BitmapIn {
         /// Linux errno on failure.
         result: Result<(), i32>,
     },
-    /// State: the anchor (9.3) that the next superblock must carry is asked for by snapshot; informs which snapshot was
-    /// taken up (for tests of order).
-    Seen(SnapshotNumber),
 }
 
 /// What the bitmap part asks its shell to do.

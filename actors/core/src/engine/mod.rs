@@ -3,10 +3,12 @@
 
 use crate::bitmap::{BadBlocks, MarkOutcome};
 use crate::disk::{DataCompletion, TableAnswer};
-use crate::identity::{Arrival, ClientId, ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Sequence};
+use crate::identity::{
+    Arrival, ClientId, ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, Sequence,
+};
 use crate::part::PartName;
+use crate::peer::PeerFrame;
 use crate::snapshot::Snapshot;
-use mendblock_net::wire::frame::Frame;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::hot::Grant;
 use mendblock_storage::units::SectorRange;
@@ -117,7 +119,7 @@ pub enum VolumeIn {
         /// On which connection.
         connection: ConnectionNumber,
         /// The frames.
-        frames: Vec<Frame>,
+        frames: Vec<PeerFrame>,
     },
     /// Peer: this connection is lost; every write on it that has no barrier ack is owed. Held by the peer part until
     /// [`crate::peer::PeerIn::LossRetired`] (R11).
@@ -179,6 +181,12 @@ pub enum VolumeIn {
         job: u64,
         /// The blocks, cut at the end of the volume.
         range: SectorRange,
+    },
+    /// State: answer with `StateIn::Quiesced` when every write admitted so far is retired (barrier-acked, or marked durably):
+    /// before a demotion, an administrator's detach or disconnect.
+    Quiesce {
+        /// Echoed.
+        query: Query,
     },
     /// A local error's number was settled by the state part (also in the snapshot); wakes waiters at once.
     ErrorsSettled(ErrorNumber),

@@ -6,7 +6,11 @@ use crate::part::PartName;
 use crate::snapshot::Snapshot;
 use mendblock_net::wire::frame::Frame;
 use mendblock_net::wire::message::Hello;
+use mendblock_storage::buffer::Buffer;
 use std::sync::Arc;
+
+/// A frame of the peer protocol with its payload in a pooled buffer.
+pub type PeerFrame = Frame<Buffer>;
 
 /// What the link should be (from the state part).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +47,7 @@ pub enum PeerIn {
         /// Which connection.
         connection: ConnectionNumber,
         /// The frames.
-        frames: Vec<Frame>,
+        frames: Vec<PeerFrame>,
         /// Not before this `Tell` was sent (0: none).
         after: TellNumber,
     },
@@ -74,7 +78,7 @@ pub enum PeerIn {
         /// Which socket.
         socket: u64,
         /// The frames.
-        frames: Vec<Frame>,
+        frames: Vec<PeerFrame>,
     },
     /// From the shell: a socket is closed (by whom ever).
     SocketDown {
@@ -104,7 +108,7 @@ pub enum PeerEffect {
         /// Which socket.
         socket: u64,
         /// The frames.
-        frames: Vec<Frame>,
+        frames: Vec<PeerFrame>,
         /// Before bulk data that is queued already (acks, pings).
         urgent: bool,
     },

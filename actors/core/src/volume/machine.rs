@@ -170,6 +170,13 @@ pub enum StateIn {
         /// The connection.
         connection: ConnectionNumber,
     },
+    /// From `VolumeActor`: answer to `VolumeIn::Quiesce`: every write is retired, or its mark is durable.
+    Quiesced {
+        /// From the question.
+        query: Query,
+        /// The last mark.
+        mark: MarkNumber,
+    },
 
     /// From `ActivityLogActor`: the log was read (A9).
     LogLoaded {
@@ -194,6 +201,8 @@ pub enum StateIn {
         header: Option<Box<crate::bitmap::HealthHeader>>,
         /// Blocks in the own bad-block list.
         bad_blocks: u64,
+        /// Device id of the disk that was attached last (any file of the volume), if there was one.
+        last_device: Option<u64>,
     },
     /// From `BitmapActor`: the bitmap was loaded, merged and written (A10, A11).
     BitmapLoaded {
@@ -229,8 +238,10 @@ pub enum StateIn {
     PeerRecordsMerged {
         /// Which connection.
         connection: ConnectionNumber,
-        /// Blocks in a bad-block list of either side (a result "no resync" is then not "nothing to do").
-        known_bad: u64,
+        /// Blocks in the own bad-block list (with either side's list not empty, "no resync" is not "nothing to do").
+        own_bad: u64,
+        /// Blocks whose copy at the peer is known to be bad.
+        peer_bad: u64,
     },
     /// From `BitmapActor`: the bitmaps are exchanged and both sides have the union.
     BitmapExchanged {
