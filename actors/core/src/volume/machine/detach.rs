@@ -1,0 +1,543 @@
+//! Detach as numbered steps (D1 to D13): the seed. A read error is remembered before the disk is let go: the changed
+//! bitmap pages are always written; if that fails and there was a read error (or other bits that no hot extent covers),
+//! the full-sync mark goes into the superblock; the health file and the peer's record stand beside both.
+//!
+//! Order that binds: D1 < D3 < D4 < D5 (sent) < D8 < D9 < D11. D5 to D8 overlap where the table in the project's manual allows.
+
+use super::StateEffect;
+use super::part::StatePart;
+use crate::bitmap::{BitmapIn, HeaderChange};
+use crate::disk::{DiskIn, MetaCompletion};
+use crate::fact::Fact;
+use crate::helper::Handler;
+use crate::identity::{MarkNumber, Query, SnapshotNumber};
+use crate::part::{Context, Instant, Outbox, PartName, To};
+use crate::snapshot::Drain;
+use crate::volume::generations::identifiers::Generation;
+use crate::volume::state::{DetachCause, DetachStep, Detaching, DiskState, DisklessReason, Role};
+use mendblock_net::wire::message::Message;
+use mendblock_storage::format::layout::MetaIndex;
+use mendblock_storage::format::superblock::{Flags, LogState};
+
+/// A step that runs beside others: not begun, under way, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Due,
+    Running(Query, Instant),
+    Ended,
+}
+
+impl Task {
+    fn ended(self) -> bool {
+        self == Self::Ended
+    }
+
+    fn until(self) -> Option<Instant> {
+        match self {
+            Self::Running(_, until) => Some(until),
+            Self::Due | Self::Ended => None,
+        }
+    }
+
+    fn end_if(&mut self, query: Query) -> bool {
+        let mine = matches!(self, Self::Running(running, _) if *running == query);
+        if mine {
+            *self = Self::Ended;
+        }
+        mine
+    }
+}
+
+/// A detach that runs. Its public part is [`Detaching`], in the snapshot.
+pub(super) struct DetachRun {
+    cause: DetachCause,
+    forced: bool,
+    read_error_seen: bool,
+    uncovered_bits: bool,
+    second: Option<DetachCause>,
+    early: Task,
+    helper: Task,
+    told: Told,
+    drain_until: Instant,
+    drained: Option<(MarkNumber, bool)>,
+    late: Task,
+    /// M: "outdated since" is durable.
+    marked: Task,
+    outdated_since: Option<u64>,
+    bitmap: Task,
+    bitmap_ok: bool,
+    superblock: Task,
+    health_lost: bool,
+    diskless: bool,
+    commands: Vec<u64>,
+    meta_gone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// The helper must end first.
+    NotYet,
+    /// Sent; the answer or the loss of the link ends it.
+    Sent,
+    /// Answered.
+    Yes,
+    /// There is nobody to tell, or the link was lost.
+    Nobody,
+}
+
+impl DetachRun {
+    pub fn note(&mut self, cause: DetachCause) {
+        if cause != self.cause && self.second.is_none() {
+            self.second = Some(cause);
+        }
+        if cause == DetachCause::ReadError {
+            self.read_error_seen = true;
+            self.uncovered_bits = true;
+        }
+    }
+
+    /// T2: nothing may reach the peer before the helper ended.
+    pub fn holds_tell(&self) -> bool {
+        !self.helper.ended()
+    }
+
+    /// Writes wait while the helper runs.
+    pub fn holds_writes(&self) -> bool {
+        !self.helper.ended()
+    }
+
+    pub fn is_diskless(&self) -> bool {
+        self.diskless
+    }
+
+    pub fn join(&mut self, command: u64) {
+        self.commands.push(command);
+    }
+
+    pub fn wake_at(&self) -> Option<Instant> {
+        let drain = self.drained.is_none().then_some(self.drain_until);
+        [self.early.until(), self.helper.until(), drain, self.late.until(), self.marked.until(), self.bitmap.until(), self.superblock.until()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn step(&self) -> DetachStep {
+        if self.diskless {
+            DetachStep::Close
+        } else if !self.helper.ended() {
+            DetachStep::Helper
+        } else if matches!(self.told, Told::Sent | Told::NotYet) {
+            DetachStep::TellPeer
+        } else if self.drained.is_none() {
+            DetachStep::Drain
+        } else if !self.late.ended() {
+            DetachStep::HealthFile
+        } else if !self.bitmap.ended() {
+            DetachStep::Bitmap
+        } else {
+            DetachStep::Superblock
+        }
+    }
+
+    /// For `status`: the step, what it waits for, until when.
+    pub fn wait(&self) -> (&'static str, String, Option<Instant>) {
+        let step = self.step();
+        (step.label(), format!("{step}"), self.wake_at())
+    }
+
+    fn shown(&self) -> Detaching {
+        Detaching {
+            cause: self.cause,
+            second_cause: self.second,
+            forced: self.forced,
+            read_error_seen: self.read_error_seen,
+            uncovered_bits: self.uncovered_bits,
+            step: self.step(),
+        }
+    }
+}
+
+impl StatePart {
+    /// D3 and what follows. The causing error was noted (D1) where it completed.
+    pub(super) fn begin_detach(&mut self, cause: DetachCause, forced: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let running_before = self.detach.is_some();
+        if running_before || self.disk.is_none() {
+            return;
+        }
+        let read = cause == DetachCause::ReadError;
+        let calls = self.configuration.on_io_error == crate::configuration::OnIoError::CallLocalIoError && cause.is_io_error();
+        let meta_gone = cause.is_device_gone() || (forced && self.configuration.meta_index == MetaIndex::Internal);
+        self.detach = Some(DetachRun {
+            cause,
+            forced,
+            read_error_seen: read,
+            uncovered_bits: read,
+            second: None,
+            early: Task::Due,
+            helper: if calls { Task::Due } else { Task::Ended },
+            told: Told::NotYet,
+            drain_until: cx.now.after_ms(self.configuration.detach_step_timeout),
+            drained: None,
+            late: Task::Due,
+            marked: Task::Due,
+            outdated_since: None,
+            bitmap: Task::Due,
+            bitmap_ok: false,
+            superblock: Task::Due,
+            health_lost: false,
+            diskless: false,
+            commands: Vec::new(),
+            meta_gone,
+        });
+        self.attach_given_up(out);
+        self.fact(&format!("detach: {cause}"), out, |v| v.disk = DiskState::Failed);
+        self.current.drain = Some(if forced { Drain::Abandon } else { Drain::Wait });
+        self.current.own_loss_settled = false;
+        for then in self.store.abandon() {
+            self.stored(then, false, cx, out);
+        }
+        self.detach_steps(cx, out);
+    }
+
+    /// Starts every step whose conditions are met. Called after each message; idempotent.
+    pub(super) fn detach_steps(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.detach.is_none() {
+            return;
+        }
+        self.detach_deadlines(cx, out);
+        self.start_early_health(cx, out);
+        self.start_helper(cx, out);
+        self.start_telling(out);
+        self.start_late_health(cx, out);
+        self.start_bitmap(cx, out);
+        self.start_superblock(cx, out);
+        self.settle_loss(cx, out);
+        self.become_diskless(cx, out);
+        self.current.reasons.detaching = self.detach.as_ref().filter(|detach| !detach.diskless).map(DetachRun::shown);
+    }
+
+    /// D7, early: the list is on this node before the helper may power it off.
+    fn start_early_health(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        let query = self.query();
+        let Some(detach) = self.detach.as_mut().filter(|detach| detach.early == Task::Due) else { return };
+        detach.early = Task::Running(query, cx.now.after_ms(1000));
+        out.send(To::Bitmap(BitmapIn::PersistHealth { query }));
+    }
+
+    /// D4: before anything is told or written to the disk.
+    fn start_helper(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        let limit = self.configuration.helper_timeout;
+        let ready = self.detach.as_ref().is_some_and(|detach| detach.helper == Task::Due && detach.early.ended());
+        if ready {
+            let query = self.run_helper(Handler::LocalIoError, limit, out);
+            if let Some(detach) = self.detach.as_mut() {
+                // The helper part ends it at its limit; 2 s later it is given up here in any case (P5).
+                detach.helper = Task::Running(query, cx.now.after_ms(limit + 2000));
+            }
+        }
+    }
+
+    pub(super) fn detach_helper_ended(&mut self, query: Query) -> bool {
+        self.detach.as_mut().is_some_and(|detach| detach.helper.end_if(query))
+    }
+
+    /// D5: ahead of every write that is admitted after D3.
+    fn start_telling(&mut self, out: &mut Outbox<StateEffect>) {
+        let due = self.detach.as_ref().is_some_and(|detach| detach.told == Told::NotYet && detach.helper.ended());
+        let Some(attach_id) = self.current.disk.as_ref().map(|disk| disk.attach_id.0).filter(|_| due) else { return };
+        let sent = self.tell(attach_id, true, Vec::new(), out);
+        let establishing = self.link.as_ref().is_some_and(super::link::Link::is_establishing);
+        if let Some(detach) = self.detach.as_mut() {
+            if sent {
+                detach.told = Told::Sent;
+            } else if !establishing {
+                detach.told = Told::Nobody;
+            }
+        }
+    }
+
+    /// The peer answered: T. If it made a generation, "outdated since" is recorded at once (M).
+    pub(super) fn detach_told(&mut self, current: u64, new_generation: bool, out: &mut Outbox<StateEffect>) {
+        let answered = self.tells.all_answered();
+        let query = self.query();
+        let Some(detach) = self.detach.as_mut() else { return };
+        if new_generation && detach.outdated_since.is_none() {
+            detach.outdated_since = Some(current);
+            self.exposed = Generation(current);
+        }
+        if !answered || detach.told != Told::Sent {
+            return;
+        }
+        detach.told = Told::Yes;
+        // Until when is set by the next pass over the steps: the answer itself has no clock at hand.
+        detach.marked = Task::Running(query, Instant(u64::MAX));
+        let outdated = detach.outdated_since;
+        match outdated {
+            Some(generation) => {
+                self.health.outdated_since = Some(generation);
+                let change = HeaderChange { outdated_since: Some(Some(generation)), ..HeaderChange::default() };
+                out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+            }
+            // Both Secondary: no generation; the record of the blocks is the mark.
+            None => out.send(To::Bitmap(BitmapIn::PersistHealth { query })),
+        }
+    }
+
+    /// A health file write of the detach ended. True if it was one.
+    pub(super) fn detach_health_written(&mut self, query: Query, durable: bool, out: &mut Outbox<StateEffect>) -> bool {
+        let Some(detach) = self.detach.as_mut() else { return false };
+        if detach.early.end_if(query) {
+            detach.health_lost |= !durable;
+        } else if detach.late.end_if(query) {
+            detach.health_lost = !durable;
+        } else if detach.marked.end_if(query) {
+            if !durable {
+                out.fact(Fact::Alert { what: "the health file could not be written: that this disk is outdated is known to its superblock and to the peer alone".to_owned() });
+            }
+            self.tell_marked(out);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn tell_marked(&mut self, out: &mut Outbox<StateEffect>) {
+        let generation = self.detach.as_ref().and_then(|detach| detach.outdated_since);
+        if let (Some(generation), Some(link)) = (generation, self.link.as_ref()) {
+            self.send_peer(link.connection, Message::Marked { generation }, out);
+        }
+    }
+
+    /// D6 ended.
+    pub(super) fn drained(
+        &mut self,
+        _snapshot: SnapshotNumber,
+        mark: MarkNumber,
+        complete: bool,
+        _cx: &mut Context<'_>,
+        _out: &mut Outbox<StateEffect>,
+    ) {
+        if let Some(detach) = self.detach.as_mut().filter(|detach| detach.drained.is_none()) {
+            detach.drained = Some((mark, complete));
+        }
+    }
+
+    /// D7, second: all that the drain found.
+    fn start_late_health(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        let query = self.query();
+        let Some(detach) = self.detach.as_mut() else { return };
+        if detach.late == Task::Due && detach.drained.is_some() && detach.early.ended() {
+            let cause = detach.cause.to_string();
+            detach.late = Task::Running(query, cx.now.after_ms(2000));
+            let change = HeaderChange { last_detach: Some(cause), ..HeaderChange::default() };
+            out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+        }
+    }
+
+    /// D8: the changed pages are always written, unless the device is gone.
+    fn start_bitmap(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        let query = self.query();
+        let timeout = self.configuration.detach_step_timeout;
+        let Some(detach) = self.detach.as_mut() else { return };
+        let Some((mark, _)) = detach.drained.filter(|_| detach.bitmap == Task::Due && detach.told != Told::NotYet) else { return };
+        if detach.meta_gone {
+            detach.bitmap = Task::Ended;
+            return;
+        }
+        detach.bitmap = Task::Running(query, cx.now.after_ms(timeout));
+        out.send(To::Bitmap(BitmapIn::WriteOut { requester: PartName::State, query, after: mark, extents: None }));
+    }
+
+    pub(super) fn written_out(
+        &mut self,
+        query: Query,
+        result: Result<(), i32>,
+        uncovered: bool,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if self.pages_written(query, result) || self.role_pages_written(query, result, cx, out) {
+            return;
+        }
+        let Some(detach) = self.detach.as_mut().filter(|detach| matches!(detach.bitmap, Task::Running(q, _) if q == query)) else {
+            return;
+        };
+        detach.bitmap = Task::Ended;
+        detach.bitmap_ok = result.is_ok();
+        detach.uncovered_bits |= uncovered;
+        let outcome = match result {
+            Ok(()) => "changed bitmap pages written".to_owned(),
+            Err(errno) => format!("bitmap could not be written (errno {errno})"),
+        };
+        out.fact(Fact::Step { step: "D8", outcome });
+    }
+
+    /// D9: one write, only if something must be said.
+    fn start_superblock(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let ready = self.detach.as_ref().is_some_and(|detach| {
+            detach.superblock == Task::Due && detach.bitmap.ended() && detach.late.ended() && !matches!(detach.told, Told::Sent | Told::NotYet)
+        });
+        if !ready {
+            return;
+        }
+        let number = self.query();
+        let flags = self.last_flags();
+        let last_copy = !(self.vector().connection.is_connected_or_better() && self.vector().peer_disk == DiskState::UpToDate);
+        let timeout = self.configuration.detach_step_timeout;
+        let (Some(detach), Some(flags)) = (self.detach.as_mut(), flags) else { return };
+        let wanted = superblock_at_the_end(detach, flags, last_copy);
+        if detach.meta_gone || wanted == (flags, LogState::Unclean) {
+            detach.superblock = Task::Ended;
+            return;
+        }
+        detach.superblock = Task::Running(number, cx.now.after_ms(timeout));
+        if let Some(disk) = self.disk.as_mut() {
+            disk.superblock.flags = wanted.0;
+        }
+        let mut superblock = self.compose();
+        if let Some(superblock) = superblock.as_mut() {
+            superblock.log_state = wanted.1;
+            self.write_superblock(number.0, superblock, out);
+        }
+    }
+
+    fn last_flags(&self) -> Option<Flags> {
+        self.disk.as_ref().map(|disk| disk.superblock.flags)
+    }
+
+    pub(super) fn detach_meta(&mut self, completion: &MetaCompletion, out: &mut Outbox<StateEffect>) {
+        let Some(detach) = self.detach.as_mut() else { return };
+        if !detach.superblock.end_if(Query(completion.number)) {
+            return;
+        }
+        match completion.result {
+            Ok(_) => out.fact(Fact::Step { step: "D9", outcome: "superblock marked".to_owned() }),
+            Err(errno) => out.fact(Fact::Alert {
+                what: format!("this disk could not be marked (superblock write failed, errno {errno}): the health file and the peer's record remain"),
+            }),
+        }
+    }
+
+    /// T and M for the loss of the own disk: writes that only the peer has may be answered.
+    fn settle_loss(&mut self, cx: &Context<'_>, _out: &mut Outbox<StateEffect>) {
+        let timeout = cx.now.after_ms(2000);
+        let Some(detach) = self.detach.as_mut() else { return };
+        if let Task::Running(query, Instant(u64::MAX)) = detach.marked {
+            detach.marked = Task::Running(query, timeout);
+        }
+        let settled = detach.told == Told::Yes && detach.marked.ended() && self.tells.all_answered();
+        self.current.own_loss_settled = settled;
+    }
+
+    /// D10, D11, D12 begun.
+    fn become_diskless(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let Some(detach) = self.detach.as_mut().filter(|detach| !detach.diskless && detach.superblock.ended()) else { return };
+        detach.diskless = true;
+        let shown = detach.shown();
+        self.current.reasons.diskless = Some(DisklessReason::from(&shown));
+        self.fact(&format!("detached: {}", shown.cause), out, |v| v.disk = DiskState::Diskless);
+        out.fact(Fact::Step { step: "D11", outcome: format!("Diskless: {}", shown.cause) });
+        out.send(To::Disk(DiskIn::Close));
+        for command in self.detach.as_mut().map(|detach| std::mem::take(&mut detach.commands)).unwrap_or_default() {
+            out.effect(StateEffect::Answer { id: command, answer: super::command::done("disk is Diskless".to_owned()) });
+        }
+    }
+
+    /// D12, D13.
+    pub(super) fn disk_closed(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.detach.as_ref().is_none_or(|detach| !detach.diskless) {
+            return;
+        }
+        self.detach = None;
+        self.current.reasons.detaching = None;
+        self.release_disk(out);
+        self.tells.disk_closed();
+        self.errors_end();
+        self.store = super::store::Store::default();
+        out.fact(Fact::Step { step: "D12", outcome: "devices closed".to_owned() });
+        self.no_data_left(out);
+    }
+
+    /// D13 and S50.3: a Primary without any up-to-date copy.
+    pub(super) fn no_data_left(&mut self, out: &mut Outbox<StateEffect>) {
+        let vector = *self.vector();
+        if vector.role == Role::Primary && !vector.has_up_to_date_data() {
+            self.want_helper(Handler::PriOnInconDegr);
+            out.fact(Fact::Alert { what: "Primary without access to up-to-date data: connect the peer or attach a disk".to_owned() });
+        }
+    }
+
+    /// The link was lost: nobody will answer the tell; requests that waited for T have no path.
+    pub(super) fn detach_link_lost(&mut self) {
+        if let Some(detach) = self.detach.as_mut().filter(|detach| matches!(detach.told, Told::Sent | Told::NotYet)) {
+            detach.told = Told::Nobody;
+        }
+    }
+
+    /// Steps that are over their time (P5).
+    fn detach_deadlines(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        let now = cx.now;
+        let Some(detach) = self.detach.as_mut() else { return };
+        let over = |task: &Task| task.until().is_some_and(|until| until <= now);
+        let mut late = Vec::new();
+        for (task, name) in [
+            (&mut detach.early, "D7 (early)"),
+            (&mut detach.helper, "D4"),
+            (&mut detach.late, "D7"),
+            (&mut detach.marked, "D7 (outdated since)"),
+            (&mut detach.bitmap, "D8"),
+            (&mut detach.superblock, "D9"),
+        ] {
+            if over(task) {
+                *task = Task::Ended;
+                late.push(name);
+            }
+        }
+        if late.contains(&"D7") {
+            detach.health_lost = true;
+        }
+        if detach.drained.is_none() && detach.drain_until <= now && !detach.forced {
+            // The deadline of D6: from here on as `detach --force`.
+            detach.forced = true;
+            detach.drain_until = now.after_ms(self.configuration.detach_step_timeout);
+            detach.meta_gone |= self.configuration.meta_index == MetaIndex::Internal;
+            self.current.drain = Some(Drain::Abandon);
+            late.push("D6");
+        } else if detach.drained.is_none() && detach.drain_until <= now {
+            detach.drained = Some((MarkNumber(0), false));
+        }
+        for step in late {
+            out.fact(Fact::Step { step: "detach", outcome: format!("{step} did not end in time, going on without it") });
+        }
+    }
+
+    /// An attach that was committing is over when its disk fails.
+    fn attach_given_up(&mut self, out: &mut Outbox<StateEffect>) {
+        if self.attach.is_some() {
+            let answer = super::command::failure("the disk failed while it was being attached".to_owned());
+            for command in self.attach.take().map(super::attach::Attaching::into_commands).unwrap_or_default() {
+                out.effect(StateEffect::Answer { id: command, answer: answer.clone() });
+            }
+        }
+    }
+}
+
+/// What the last superblock of this attach must say.
+fn superblock_at_the_end(detach: &DetachRun, flags: Flags, last_copy: bool) -> (Flags, LogState) {
+    let mut wanted = flags;
+    let forgotten = !detach.bitmap_ok && (detach.read_error_seen || detach.uncovered_bits);
+    if forgotten || detach.cause == DetachCause::TooManyBad {
+        wanted = wanted.with(Flags::FULL_SYNC);
+    }
+    // The peer goes on with a new generation: attached alone later, this disk must not pass for current. The same bit where
+    // the list of bad blocks is on no file: CONSISTENT stays, else the direction of the next resync would turn round.
+    if detach.outdated_since.is_some() || (detach.health_lost && last_copy && detach.read_error_seen) {
+        wanted = wanted.without(Flags::WAS_UP_TO_DATE);
+    }
+    let complete = detach.drained.is_some_and(|(_, complete)| complete);
+    if complete && detach.bitmap_ok {
+        return (wanted.with(Flags::AL_CLEAN), LogState::Clean);
+    }
+    (wanted, LogState::Unclean)
+}

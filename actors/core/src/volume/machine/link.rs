@@ -1,0 +1,642 @@
+//! The connection as the state part sees it: parameters sent and awaited, the handshake, the peer's state, loss.
+
+use super::part::StatePart;
+use super::store::identifiers_of;
+use super::{LinkFact, StateEffect};
+use crate::bitmap::{BitmapIn, HeaderChange};
+use crate::fact::Fact;
+use crate::helper::Handler;
+use crate::identity::ConnectionNumber;
+use crate::part::{Context, Instant, Outbox, To};
+use crate::peer::{LinkWish, PeerIn};
+use crate::volume::generations::compare::{Agreed, Comparison, Outcome, Side};
+use crate::volume::generations::exposed::{self, Arrival, MadeForYou};
+use crate::volume::generations::handshake::{self, Call, Decision, Handshake, NegotiatedDisk, Next, Participant, Policies};
+use crate::volume::generations::identifiers::{Generation, Identifiers};
+use crate::volume::state::{AttachFailure, ConnectionState, DisconnectReason, DiskState, DownReason, Role};
+use crate::volume::transition::{Confirmed, Kind, judge_handshake};
+use mendblock_net::wire::message::{GenerationInfo, Message, PeerState, Sizes};
+
+/// Counts of bad blocks that both sides know after the lists were exchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct KnownBad {
+    pub own: u64,
+    pub peer: u64,
+}
+
+/// What is known of the connection that is up, or being established.
+pub(super) struct Link {
+    pub connection: ConnectionNumber,
+    resolver: bool,
+    /// Own parameters were sent (or wait until a new generation is durable).
+    sent: bool,
+    sizes: Option<Sizes>,
+    pub generations: Option<GenerationInfo>,
+    pub state: Option<PeerState>,
+    bad: Option<KnownBad>,
+    /// The slots that were sent, against which this side compares.
+    sent_identifiers: Identifiers,
+    /// The handshake of this establishing (or of the disk being attached) is done.
+    decided: bool,
+    until: Option<Instant>,
+}
+
+impl Link {
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Own parameters are out and the peer's are awaited (DRBD `STATE_SENT`).
+    pub fn is_establishing(&self) -> bool {
+        !self.decided
+    }
+
+    pub fn state_may_be_sent(&self) -> bool {
+        self.sent && self.decided
+    }
+
+    pub fn peer_identifiers(&self) -> Option<Identifiers> {
+        self.generations.map(|info| identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]))
+    }
+
+    pub fn resolver(&self) -> bool {
+        self.resolver
+    }
+
+    pub fn known_bad(&self) -> KnownBad {
+        self.bad.unwrap_or_default()
+    }
+}
+
+impl StatePart {
+    pub(super) fn link_fact(&mut self, fact: LinkFact, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        match fact {
+            LinkFact::Up { connection, resolver, .. } => self.link_up(connection, resolver, cx, out),
+            LinkFact::Down { connection, reason, text } => self.link_down(connection, reason, &text, cx, out),
+            LinkFact::Refused { text } => {
+                self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
+            }
+        }
+    }
+
+    fn link_up(&mut self, connection: ConnectionNumber, resolver: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.vector().connection != ConnectionState::WFConnection {
+            out.send(To::Peer(PeerIn::Drop { connection, text: format!("the volume is {}", self.vector().connection) }));
+            return;
+        }
+        self.link = Some(Link {
+            connection,
+            resolver,
+            sent: false,
+            sizes: None,
+            generations: None,
+            state: None,
+            bad: None,
+            sent_identifiers: self.current.identifiers,
+            decided: false,
+            until: Some(cx.now.after_ms(self.configuration.detach_step_timeout)),
+        });
+        self.fact("connection made", out, |v| v.connection = ConnectionState::WFReportParams);
+    }
+
+    /// Sends the own parameters once nothing is under way that would change them.
+    pub(super) fn send_parameters(&mut self, out: &mut Outbox<StateEffect>) {
+        let busy = self.generation_pending() || self.promotion_pending() || self.detach.is_some() || self.attach.as_ref().is_some_and(|a| !a.is_waiting());
+        let Some(link) = self.link.as_mut().filter(|link| !link.sent && !busy) else { return };
+        link.sent = true;
+        link.sent_identifiers = self.current.identifiers;
+        let connection = link.connection;
+        out.send(To::Bitmap(BitmapIn::SendRecords { connection }));
+        self.send_sizes_and_generations(connection, out);
+        let state = self.peer_state();
+        self.send_peer(connection, Message::State(state), out);
+    }
+
+    fn send_sizes_and_generations(&self, connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
+        let disk_sectors = self.current.disk.as_ref().map_or(0, |disk| disk.data_sectors);
+        let logical_block = self.current.disk.as_ref().map_or(512, |disk| disk.logical_block);
+        let sizes = Sizes { disk_sectors, volume_sectors: self.current.volume_sectors, logical_block };
+        self.send_peer(connection, Message::Sizes(sizes), out);
+        self.send_generations(connection, out);
+    }
+
+    pub(super) fn send_generations(&self, connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
+        let info = self.generation_info();
+        self.send_peer(connection, Message::Generations(info), out);
+    }
+
+    fn generation_info(&self) -> GenerationInfo {
+        let attached = self.vector().disk >= DiskState::Negotiating;
+        let ids = if attached { self.current.identifiers } else { identifiers_of(self.health.slots) };
+        let decided = self.attach.as_ref().and_then(super::attach::Attaching::decided);
+        let (loss, loss_current) = self.health.loss_of.unwrap_or((0, 0));
+        let made = attached && loss != 0 && Generation(loss_current).same(ids.current);
+        GenerationInfo {
+            current: ids.current.0,
+            bitmap: ids.bitmap.0,
+            history: [ids.history[0].0, ids.history[1].0],
+            set_bits: self.sync.set_bits,
+            discard_my_data: self.discard_my_data,
+            crashed_primary: self.current.crashed_primary,
+            will_be_inconsistent: decided.is_some_and(|decided| decided.disk == DiskState::Inconsistent),
+            skip_initial_sync: false,
+            attached,
+            attach_id: self.current.disk.as_ref().map_or(self.health.attach_id, |disk| disk.attach_id.0),
+            exposed: self.exposed.0,
+            made_for_loss_of: if made { loss } else { 0 },
+            not_primary_since: made && self.vector().role != Role::Primary,
+        }
+    }
+
+    pub(super) fn peer_state(&self) -> PeerState {
+        let vector = self.vector();
+        PeerState {
+            number: self.current.number.0,
+            role: vector.role.number(),
+            connection: vector.connection.number(),
+            disk: vector.disk.number(),
+            peer_disk: vector.peer_disk.number(),
+            suspended: vector.suspended.any(),
+            paused: vector.paused.own(),
+        }
+    }
+
+    /// A disk is offered to the peer while connected (A14): the handshake decides.
+    pub(super) fn offer_disk(&mut self, out: &mut Outbox<StateEffect>) {
+        let Some(link) = self.link.as_mut() else { return };
+        link.generations = None;
+        link.state = None;
+        link.bad = None;
+        link.decided = false;
+        link.sent = true;
+        link.sent_identifiers = self.current.identifiers;
+        let connection = link.connection;
+        out.send(To::Bitmap(BitmapIn::SendRecords { connection }));
+        self.send_sizes_and_generations(connection, out);
+        let state = self.peer_state();
+        self.send_peer(connection, Message::State(state), out);
+    }
+
+    pub(super) fn peer_message(&mut self, connection: ConnectionNumber, message: Message, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.link.as_ref().is_none_or(|link| link.connection != connection) {
+            return;
+        }
+        match message {
+            Message::Sizes(sizes) => self.peer_sizes(sizes, out),
+            Message::Generations(info) => self.peer_generations(info, cx, out),
+            Message::State(state) => self.peer_state_arrived(state, cx, out),
+            Message::ChangeRequest { request, change } => self.change_requested(connection, request, change, cx, out),
+            Message::ChangeAnswer { request, code, cause } => self.change_answered(request, code, cause, cx, out),
+            Message::SyncId { id } => self.sync_id(connection, Generation(id), out),
+            Message::Tell { number, attach_id, failed, records } => {
+                self.tell_received(connection, number, attach_id, failed, records, out);
+            }
+            Message::Told { number, current, new_generation } => self.told(number, current, new_generation, out),
+            Message::Marked { .. } => self.current.peer_loss_settled = true,
+            other => out.fact(Fact::Surprise { what: format!("message not for the state part: {other:?}") }),
+        }
+    }
+
+    fn peer_sizes(&mut self, sizes: Sizes, out: &mut Outbox<StateEffect>) {
+        let own = self.current.disk.as_ref().map_or(0, |disk| disk.data_sectors);
+        let known = self.current.volume_sectors;
+        let agreed = match (own, sizes.disk_sectors) {
+            (0, 0) => known.max(sizes.volume_sectors),
+            (0, peer) => if sizes.volume_sectors > 0 { sizes.volume_sectors } else { peer },
+            (own, 0) => if known > 0 { known } else { own },
+            (own, peer) => own.min(peer),
+        };
+        // A size that both worked with stays; it never grows by a connection, and never shrinks under good data.
+        let never_agreed = self.disk.as_ref().is_some_and(|disk| disk.superblock.effective_sectors == 0);
+        let size = if known > 0 && !never_agreed { known.min(agreed) } else { agreed };
+        let good_data = self.vector().disk >= DiskState::Outdated;
+        if known > 0 && size < known && good_data && !never_agreed {
+            let text = format!("the peer's disk size is too small: the volume has {known} sectors, the peer {size}; give the peer a larger disk");
+            self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
+            return;
+        }
+        self.current.volume_sectors = size;
+        if let Some(link) = self.link.as_mut() {
+            link.sizes = Some(sizes);
+        }
+    }
+
+    fn peer_generations(&mut self, info: GenerationInfo, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let own = self.vector().disk.is_usable().then_some(self.current.identifiers);
+        let primary = self.vector().role == Role::Primary;
+        let connected = self.vector().connection.is_connected_or_better();
+        if let Some(link) = self.link.as_mut() {
+            link.generations = Some(info);
+        }
+        if !info.attached {
+            return;
+        }
+        let peer = identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]);
+        let received = exposed::receive(&Arrival {
+            exposed: self.exposed,
+            own,
+            own_attach: self.health.attach_id,
+            primary,
+            connected,
+            peer_attaches: self.vector().peer_disk <= DiskState::Negotiating,
+            protocol: Agreed::OURS.protocol,
+            peer,
+            skip_initial_sync: info.skip_initial_sync,
+            made_for_you: (info.made_for_loss_of != 0)
+                .then_some(MadeForYou { attach: info.made_for_loss_of, primary_since: !info.not_primary_since }),
+        });
+        match received {
+            Err(refusal) => self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out),
+            Ok(received) => {
+                self.exposed = received.exposed;
+                self.newer_than_own_disk(peer, out);
+            }
+        }
+    }
+
+    /// A node without a disk learns of a generation newer than its disk's: "outdated since" is recorded, then said (T4).
+    fn newer_than_own_disk(&mut self, peer: Identifiers, out: &mut Outbox<StateEffect>) {
+        if self.disk.is_some() || self.health.device_id == 0 {
+            if self.disk.is_none() {
+                self.current.own_loss_settled = true;
+            }
+            return;
+        }
+        let own = identifiers_of(self.health.slots);
+        let known = [own.current, own.bitmap, own.history[0], own.history[1]];
+        if known.iter().any(|id| id.same(peer.current)) || self.health.outdated_since == Some(peer.current.0) {
+            self.current.own_loss_settled = true;
+            return;
+        }
+        let change = HeaderChange { outdated_since: Some(Some(peer.current.0)), ..HeaderChange::default() };
+        let query = self.set_header(change, out);
+        self.sync.outdated_note = Some((query, peer.current.0));
+    }
+
+    /// The note of [`Self::newer_than_own_disk`] is durable.
+    pub(super) fn outdated_noted(&mut self, query: crate::identity::Query, out: &mut Outbox<StateEffect>) -> bool {
+        let Some((_, generation)) = self.sync.outdated_note.filter(|(noted, _)| *noted == query) else { return false };
+        self.sync.outdated_note = None;
+        self.current.own_loss_settled = true;
+        if let Some(link) = self.link.as_ref() {
+            self.send_peer(link.connection, Message::Marked { generation }, out);
+        }
+        true
+    }
+
+    pub(super) fn peer_records_merged(
+        &mut self,
+        connection: ConnectionNumber,
+        own: u64,
+        peer: u64,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if let Some(link) = self.link.as_mut().filter(|link| link.connection == connection) {
+            link.bad = Some(KnownBad { own, peer });
+            self.establish(cx, out);
+        }
+    }
+
+    fn peer_state_arrived(&mut self, state: PeerState, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let establishing = self.link.as_ref().is_some_and(Link::is_establishing);
+        if let Some(link) = self.link.as_mut() {
+            link.state = Some(state);
+        }
+        if establishing {
+            self.establish(cx, out);
+            return;
+        }
+        let peer_disk = DiskState::from_number(state.disk).unwrap_or(DiskState::DUnknown);
+        if peer_disk == DiskState::Negotiating {
+            return self.peer_offers_disk(cx, out);
+        }
+        self.peer_state_changed(state, cx, out);
+    }
+
+    /// The peer attaches a disk while we are connected: answer with our parameters, then both compare.
+    fn peer_offers_disk(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let Some(link) = self.link.as_mut() else { return };
+        link.decided = false;
+        link.sent_identifiers = self.current.identifiers;
+        let connection = link.connection;
+        out.send(To::Bitmap(BitmapIn::SendRecords { connection }));
+        self.send_sizes_and_generations(connection, out);
+        let state = self.peer_state();
+        self.send_peer(connection, Message::State(state), out);
+        self.establish(cx, out);
+    }
+
+    /// Everything of the peer is here: compare, decide, change the state.
+    pub(super) fn establish(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let Some(link) = self.link.as_ref().filter(|link| link.sent && !link.decided) else { return };
+        let (Some(_), Some(info), Some(state), Some(bad)) = (link.sizes, link.generations, link.state, link.bad) else { return };
+        let peer_disk = real_peer_disk(&state, &info);
+        let own_disk = self.own_negotiated();
+        if let Some(link) = self.link.as_mut() {
+            link.decided = true;
+            link.until = None;
+        }
+        match (own_disk, negotiated(peer_disk)) {
+            (Some(own), Some(peer)) if info.attached => self.compare_and_decide(own, peer, bad, cx, out),
+            _ => self.connected_without_comparison(peer_disk, cx, out),
+        }
+    }
+
+    fn own_negotiated(&self) -> Option<NegotiatedDisk> {
+        let decided = self.attach.as_ref().filter(|attach| attach.is_negotiating()).and_then(super::attach::Attaching::decided);
+        match (self.vector().disk, decided) {
+            (DiskState::Negotiating, Some(decided)) => negotiated(decided.disk),
+            (disk, _) => negotiated(disk),
+        }
+    }
+
+    /// One side has no disk: nothing to compare.
+    fn connected_without_comparison(&mut self, peer_disk: DiskState, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let peer_role = self.peer_role();
+        let confirmed = self.confirmed_by_exposed_id(peer_disk, peer_role);
+        let raise = confirmed == Confirmed::ByExposedId;
+        let changed = self.change(Kind::Soft, confirmed, "connected", out, |v| {
+            v.connection = ConnectionState::Connected;
+            v.peer_disk = peer_disk;
+            v.peer_role = peer_role;
+            if raise && matches!(v.disk, DiskState::Outdated | DiskState::Consistent) {
+                v.disk = DiskState::UpToDate;
+            }
+        });
+        if let Err(refusal) = changed {
+            return self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out);
+        }
+        self.connected(cx, out);
+    }
+
+    /// A Primary without a disk that works with exactly our generation proves that our disk is current.
+    fn confirmed_by_exposed_id(&self, peer_disk: DiskState, peer_role: Role) -> Confirmed {
+        let exposed = self.link.as_ref().and_then(|link| link.generations).map_or(Generation::NONE, |info| Generation(info.exposed));
+        let proof = peer_disk < DiskState::Negotiating
+            && peer_role == Role::Primary
+            && !exposed.is_none()
+            && exposed.same(self.current.identifiers.current);
+        if proof { Confirmed::ByExposedId } else { Confirmed::Nothing }
+    }
+
+    pub(super) fn peer_role(&self) -> Role {
+        let number = self.link.as_ref().and_then(|link| link.state).map_or(0, |state| state.role);
+        Role::from_number(number).unwrap_or(Role::Unknown)
+    }
+
+    fn compare_and_decide(
+        &mut self,
+        own: NegotiatedDisk,
+        peer: NegotiatedDisk,
+        bad: KnownBad,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let Some(handshake) = self.handshake(own, peer) else { return };
+        let mut decision = handshake::decide(&handshake);
+        if decision.next == Next::Connected && own == NegotiatedDisk::UpToDate.min(own) {
+            decision.next = self.known_bad_blocks_first(bad);
+        }
+        self.current.reasons.handshake = Some(format!("{} -> {:?}", decision.verdict, decision.next));
+        out.fact(Fact::Handshake {
+            rule: u16::from(decision.verdict.answer.rule.number()),
+            decision: format!("{} -> {:?}", decision.verdict, decision.next),
+        });
+        self.discard_my_data = false;
+        for call in &decision.calls {
+            match call {
+                Call::InitialSplitBrain => self.want_helper(Handler::InitialSplitBrain),
+                Call::SplitBrain => self.want_helper(Handler::SplitBrain),
+                Call::Demote | Call::PriLostAfterSb | Call::PriLost => {}
+            }
+        }
+        self.apply_decision(&decision, peer, cx, out);
+    }
+
+    fn handshake(&self, own: NegotiatedDisk, peer: NegotiatedDisk) -> Option<Handshake> {
+        let link = self.link.as_ref()?;
+        let info = link.generations?;
+        Some(Handshake {
+            comparison: Comparison {
+                own: Side {
+                    identifiers: link.sent_identifiers,
+                    crashed_primary: self.current.crashed_primary,
+                    primary: self.vector().role == Role::Primary,
+                },
+                peer: Side {
+                    identifiers: link.peer_identifiers()?,
+                    crashed_primary: info.crashed_primary,
+                    primary: self.peer_role() == Role::Primary,
+                },
+                resolver: link.resolver,
+                agreed: Agreed::OURS,
+            },
+            own: Participant { disk: own, discard_my_data: self.discard_my_data, bits: self.sync.set_bits },
+            peer: Participant { disk: peer, discard_my_data: info.discard_my_data, bits: info.set_bits },
+            own_disk_in_use: self.vector().disk >= DiskState::Consistent && self.vector().disk != DiskState::Negotiating,
+            policies: Policies::default(),
+            tentative: false,
+            peer_dry_run: false,
+            demotion_possible: false,
+            peer_answer: None,
+        })
+    }
+
+    /// "Nothing to do" is not allowed while one side has a bad-block record: these blocks are resynced from the other side.
+    fn known_bad_blocks_first(&self, bad: KnownBad) -> Next {
+        let resolver = self.link.as_ref().is_some_and(Link::resolver);
+        match (bad.own > 0, bad.peer > 0) {
+            (true, false) => Next::WFBitMapT,
+            (false, true) => Next::WFBitMapS,
+            // Both have bad blocks: blocks that only the source has bad stay with it until a client overwrites them.
+            (true, true) if resolver => Next::WFBitMapS,
+            (true, true) => Next::WFBitMapT,
+            (false, false) => Next::Connected,
+        }
+    }
+
+    fn apply_decision(&mut self, decision: &Decision, peer: NegotiatedDisk, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let connection = match decision.next {
+            Next::Connected => ConnectionState::Connected,
+            Next::WFBitMapS => ConnectionState::WFBitMapS,
+            Next::WFBitMapT => ConnectionState::WFBitMapT,
+            Next::Refuse(refusal) => return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out),
+        };
+        let old = *self.vector();
+        let decided = self.attach.as_ref().and_then(super::attach::Attaching::decided);
+        let peer_role = self.peer_role();
+        let edit = |v: &mut crate::volume::state::StateVector| {
+            v.connection = connection;
+            v.peer_role = peer_role;
+            v.peer_disk = of_negotiated(peer);
+            if let (DiskState::Negotiating, Some(decided)) = (v.disk, decided) {
+                v.disk = decided.disk;
+            }
+            match connection {
+                ConnectionState::Connected if v.disk >= DiskState::Outdated && v.peer_disk >= DiskState::Outdated => {
+                    v.disk = DiskState::UpToDate;
+                    v.peer_disk = DiskState::UpToDate;
+                }
+                ConnectionState::WFBitMapT => {
+                    v.disk = if v.disk == DiskState::Inconsistent { v.disk } else { DiskState::Outdated };
+                    v.peer_disk = DiskState::UpToDate;
+                }
+                ConnectionState::WFBitMapS => v.peer_disk = v.peer_disk.min(DiskState::Consistent),
+                _ => {}
+            }
+        };
+        let mut wanted = old;
+        edit(&mut wanted);
+        let policy = self.policy(Confirmed::ByHandshake);
+        if let Err(refusal) = judge_handshake(&old, &wanted, &policy) {
+            return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out);
+        }
+        if let Err(refusal) = self.change(Kind::Soft, Confirmed::ByHandshake, "handshake", out, edit) {
+            return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out);
+        }
+        if self.attach.as_ref().is_some_and(super::attach::Attaching::is_negotiating) {
+            self.attach_ended(out);
+        }
+        self.current.peer_loss_settled = true;
+        self.sync.begin(decision, connection, self.link.as_ref().and_then(Link::peer_identifiers));
+        self.connected(cx, out);
+        if connection != ConnectionState::Connected {
+            self.begin_sync(decision.full_sync, cx, out);
+        } else if self.health.outdated_since.is_some() && self.vector().disk == DiskState::UpToDate {
+            self.store(super::store::Then::OutdatedVoid);
+        }
+    }
+
+    /// The connection is established.
+    fn connected(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        self.current.alone_settled = true;
+        self.current.link_lost_at = None;
+        self.current.reasons.down = None;
+        self.current.reasons.split_brain = None;
+        self.current.reasons.disconnected = None;
+        self.current.vector.suspended.no_data &= !self.current.vector.has_up_to_date_data();
+        self.current.peer_loss_settled = true;
+        if let Some(link) = self.link.as_ref() {
+            out.fact(Fact::LinkUp { connection: link.connection, peer: self.configuration.peer_name.clone() });
+        }
+        self.answer_connect(out);
+        self.serve_diskless_primary(cx, out);
+        // A detach that began while the connection was being established is told now.
+        self.detach_steps(cx, out);
+    }
+
+    /// Refused: what that means depends on whose disk was being negotiated (`generations.md` 4.3).
+    fn refuse_handshake(&mut self, text: &str, outcome: Outcome, out: &mut Outbox<StateEffect>) {
+        if self.vector().disk == DiskState::Negotiating {
+            return self.attach_failed(AttachFailure::StateRefused, text.to_owned(), out);
+        }
+        let peer_negotiates = self.link.as_ref().and_then(|link| link.state).is_some_and(|state| state.disk == DiskState::Negotiating.number());
+        if peer_negotiates && self.vector().connection.is_connected_or_better() {
+            out.fact(Fact::Alert { what: format!("the peer's disk was refused: {text}") });
+            return;
+        }
+        if matches!(outcome, Outcome::SplitBrain { .. }) {
+            self.current.reasons.split_brain = Some(text.to_owned());
+        }
+        let reason = if matches!(outcome, Outcome::SplitBrain { .. }) { DisconnectReason::SplitBrain } else { DisconnectReason::UnrelatedData };
+        self.drop_to_stand_alone(reason, text, out);
+    }
+
+    /// For good: the operator must act.
+    pub(super) fn drop_to_stand_alone(&mut self, reason: DisconnectReason, text: &str, out: &mut Outbox<StateEffect>) {
+        out.fact(Fact::Alert { what: format!("disconnected: {text}") });
+        self.current.reasons.handshake = Some(text.to_owned());
+        self.to_stand_alone(reason, out);
+        self.answer_connect_refused(text, out);
+    }
+
+    pub(super) fn to_stand_alone(&mut self, reason: DisconnectReason, out: &mut Outbox<StateEffect>) {
+        let was = self.link.take();
+        self.fact("disconnecting", out, |v| v.connection = ConnectionState::Disconnecting);
+        if let Some(link) = was {
+            self.after_loss_facts(link.connection, out);
+        }
+        self.fact("StandAlone", out, |v| v.connection = ConnectionState::StandAlone);
+        self.current.reasons.disconnected = Some(reason);
+        out.send(To::Peer(PeerIn::Wish(LinkWish::Down)));
+    }
+
+    fn link_down(&mut self, connection: ConnectionNumber, reason: DownReason, text: &str, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.link.as_ref().is_none_or(|link| link.connection != connection) {
+            return;
+        }
+        self.link = None;
+        out.fact(Fact::LinkDown { connection, cause: text.to_owned() });
+        let state = reason.connection_state();
+        self.fact(text, out, |v| v.connection = state);
+        self.current.reasons.down = Some(reason);
+        self.after_loss(connection, cx, out);
+        self.fact("reconnecting", out, |v| v.connection = ConnectionState::Unconnected);
+        self.fact("waiting for the peer", out, |v| v.connection = ConnectionState::WFConnection);
+    }
+
+    /// What a loss of the link means, whoever caused it: generation first, then answers.
+    fn after_loss(&mut self, connection: ConnectionNumber, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        self.current.link_lost_at = Some(cx.now);
+        self.after_loss_facts(connection, out);
+        self.lost_peer_data(cx, out);
+        self.no_data_left(out);
+    }
+
+    fn after_loss_facts(&mut self, _connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
+        self.tells.link_lost();
+        self.detach_link_lost();
+        self.current.peer_loss_settled = true;
+        self.sync.link_lost(out);
+        self.fail_running_on_loss(out);
+        if self.vector().disk == DiskState::Negotiating {
+            let stays = self.attach.as_ref().and_then(super::attach::Attaching::decided).is_some()
+                && exposed::negotiating_disk_stays(self.exposed, self.current.identifiers.current);
+            if stays {
+                self.attach_ended(out);
+            } else {
+                self.attach_failed(AttachFailure::Cancelled, "the connection was lost while the disk was negotiated".to_owned(), out);
+            }
+        }
+    }
+
+    pub(super) fn loss_retired(&mut self, _connection: ConnectionNumber, _cx: &mut Context<'_>, _out: &mut Outbox<StateEffect>) {}
+
+    pub(super) fn link_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        let late = self.link.as_ref().and_then(|link| link.until).is_some_and(|until| until <= cx.now);
+        if let Some(link) = self.link.as_mut().filter(|_| late) {
+            link.until = Some(cx.now.after_ms(self.configuration.detach_step_timeout));
+            let connection = link.connection;
+            out.send(To::Peer(PeerIn::Drop { connection, text: "the peer did not send its parameters in time".to_owned() }));
+        }
+    }
+}
+
+fn real_peer_disk(state: &PeerState, info: &GenerationInfo) -> DiskState {
+    match DiskState::from_number(state.disk) {
+        Some(DiskState::Negotiating) if info.will_be_inconsistent => DiskState::Inconsistent,
+        Some(DiskState::Negotiating) => DiskState::Consistent,
+        Some(disk) => disk,
+        None => DiskState::DUnknown,
+    }
+}
+
+fn negotiated(disk: DiskState) -> Option<NegotiatedDisk> {
+    match disk {
+        DiskState::Inconsistent => Some(NegotiatedDisk::Inconsistent),
+        DiskState::Outdated => Some(NegotiatedDisk::Outdated),
+        DiskState::Consistent => Some(NegotiatedDisk::Consistent),
+        DiskState::UpToDate => Some(NegotiatedDisk::UpToDate),
+        _ => None,
+    }
+}
+
+fn of_negotiated(disk: NegotiatedDisk) -> DiskState {
+    match disk {
+        NegotiatedDisk::Inconsistent => DiskState::Inconsistent,
+        NegotiatedDisk::Outdated => DiskState::Outdated,
+        NegotiatedDisk::Consistent => DiskState::Consistent,
+        NegotiatedDisk::UpToDate => DiskState::UpToDate,
+    }
+}

@@ -1,0 +1,291 @@
+//! The superblock: composed here and nowhere else, written one at a time, and what must follow its durability.
+//!
+//! A change of the id slots also goes to their copy in the health file, at the same time; what follows waits for both
+//! (a health file that cannot be written does not stop it).
+
+use super::StateEffect;
+use super::part::StatePart;
+use crate::bitmap::{BitmapIn, HeaderChange};
+use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation};
+use crate::identity::{ConnectionNumber, MarkNumber, Query};
+use crate::part::{Context, Outbox, PartName, To};
+use crate::volume::generations::identifiers::{Generation, Identifiers};
+use crate::volume::state::DiskState;
+use crate::volume::transition;
+use mendblock_storage::buffer::Buffer;
+use mendblock_storage::format::superblock::{Flags, GenerationIds, LogState, Superblock};
+
+/// What follows when a superblock that says so is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// A13: the attach is committed.
+    AttachCommitted,
+    /// A new generation is durable: answers may go out, the peer is told.
+    GenerationMade,
+    /// A new generation, made for the loss of the peer's disk, is durable: the tell is answered.
+    TellAnswered { connection: ConnectionNumber, number: u64, new_generation: bool },
+    /// START-SOURCE is durable: the sync id is sent.
+    SourceStarted { connection: ConnectionNumber, id: Generation },
+    /// START-TARGET is durable: resync writes may begin.
+    TargetStarted { connection: ConnectionNumber },
+    /// FINISH-TARGET is durable: the disk is UpToDate.
+    TargetFinished { connection: ConnectionNumber },
+    /// FINISH-SOURCE is durable: the mark "source open" may go.
+    SourceFinished,
+    /// The full-sync mark is durable: all bits are set next.
+    FullSyncMarked,
+    /// PRIMARY_IND and bit 0 are durable: the role changes.
+    PromotionStored,
+    /// A peer's request that needs a flag on disk may be answered.
+    PeerAnswered { connection: ConnectionNumber, request: u64 },
+    /// The disk is known to be UpToDate again: "outdated since" may go (superblock first).
+    OutdatedVoid,
+}
+
+struct Write {
+    number: u64,
+    thens: Vec<Then>,
+    disk: Option<bool>,
+    health: Option<Query>,
+}
+
+/// Writes of the superblock: at most one under way, one wanted.
+#[derive(Default)]
+pub(super) struct Store {
+    wanted: bool,
+    thens: Vec<Then>,
+    running: Option<Write>,
+    /// Changed bitmap pages go first when the Primary indicator is cleared (V17).
+    pages_first: Option<Query>,
+    pages_written: bool,
+    /// Flags of the last superblock that was handed to the disk.
+    written_flags: Flags,
+}
+
+impl Store {
+    /// The disk was attached with these flags.
+    pub fn attached(&mut self, flags: Flags) {
+        *self = Self { written_flags: flags, ..Self::default() };
+    }
+
+    /// The disk is being given up: nothing more is written from here; what waited fails.
+    pub fn abandon(&mut self) -> Vec<Then> {
+        let mut thens = std::mem::take(&mut self.thens);
+        if let Some(write) = self.running.take() {
+            thens.extend(write.thens);
+        }
+        *self = Self { written_flags: self.written_flags, ..Self::default() };
+        thens
+    }
+}
+
+impl StatePart {
+    /// Wants the present state in the superblock; `then` follows when it is durable.
+    pub(super) fn store(&mut self, then: Then) {
+        self.store.wanted = true;
+        self.store.thens.push(then);
+    }
+
+    /// Wants the present flags in the superblock if they differ from what it says.
+    pub(super) fn note_flags(&mut self) {
+        let vector = self.current.vector;
+        let crashed = self.current.crashed_primary;
+        let Some(disk) = self.disk.as_mut().filter(|_| vector.disk.is_usable()) else { return };
+        let wanted = transition::superblock_flags(&vector, crashed);
+        let mut flags = disk.superblock.flags;
+        flags.set(Flags::CONSISTENT, wanted.consistent);
+        flags.set(Flags::WAS_UP_TO_DATE, wanted.was_up_to_date);
+        flags.set(Flags::PEER_OUT_DATED, wanted.peer_out_dated);
+        flags.set(Flags::PRIMARY_IND, wanted.primary_indicator);
+        flags.set(Flags::CONNECTED_IND, wanted.connected_indicator);
+        flags.set(Flags::CRASHED_PRIMARY, wanted.crashed_primary);
+        flags.set(Flags::AL_CLEAN, false);
+        disk.superblock.flags = flags;
+        self.store.wanted |= flags != self.store.written_flags;
+    }
+
+    /// Sets or clears the full-sync mark for the next superblock.
+    pub(super) fn set_full_sync(&mut self, value: bool) {
+        if let Some(disk) = self.disk.as_mut() {
+            disk.superblock.flags.set(Flags::FULL_SYNC, value);
+            self.store.wanted = true;
+        }
+    }
+
+    pub(super) fn compose(&mut self) -> Option<Superblock> {
+        let identifiers = self.current.identifiers;
+        let sectors = self.current.volume_sectors;
+        let disk = self.disk.as_mut()?;
+        disk.superblock.generations = ids_on_disk(&identifiers);
+        disk.superblock.effective_sectors = sectors;
+        disk.superblock.log_state = LogState::Unclean;
+        disk.superblock.anchor = self.health.anchor;
+        Some(disk.superblock)
+    }
+
+    /// Starts the wanted write unless one is under way. Without a usable disk only the health file is written.
+    pub(super) fn store_start(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let usable = self.current.vector.disk.is_usable() || self.current.vector.disk == DiskState::Negotiating;
+        if !self.store.wanted || self.store.running.is_some() || self.store.pages_first.is_some() {
+            return;
+        }
+        let attaching = self.attach.as_ref().is_some_and(super::attach::Attaching::is_committing);
+        let on_disk = self.disk.is_some() && (usable || attaching);
+        if on_disk && self.pages_go_first(out) {
+            return;
+        }
+        self.store.wanted = false;
+        self.store.pages_written = false;
+        let number = self.query().0;
+        let slots = slots(&self.current.identifiers);
+        let health = (self.health.slots != slots && (on_disk || self.health.device_id != 0)).then(|| {
+            let query = self.query();
+            self.health.slots = slots;
+            let change = HeaderChange { slots: Some(slots), ..HeaderChange::default() };
+            out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+            query
+        });
+        let thens = std::mem::take(&mut self.store.thens);
+        let mut write = Write { number, thens, disk: Some(true), health };
+        if let Some(superblock) = on_disk.then(|| self.compose()).flatten() {
+            self.store.written_flags = superblock.flags;
+            write.disk = None;
+            self.write_superblock(number, &superblock, out);
+        }
+        self.store.running = Some(write);
+        self.store_ended(cx, out);
+    }
+
+    /// V17: a superblock that clears the Primary indicator goes out only behind the changed bitmap pages, else a crash
+    /// between them leaves a log that is not replayed and bits that are nowhere.
+    fn pages_go_first(&mut self, out: &mut Outbox<StateEffect>) -> bool {
+        let clears = self.disk.as_ref().is_some_and(|disk| {
+            self.store.written_flags.contains(Flags::PRIMARY_IND) && !disk.superblock.flags.contains(Flags::PRIMARY_IND)
+        });
+        if !clears || self.store.pages_written {
+            return false;
+        }
+        let query = self.query();
+        self.store.pages_first = Some(query);
+        out.send(To::Bitmap(BitmapIn::WriteOut {
+            requester: PartName::State,
+            query,
+            after: MarkNumber(0),
+            extents: None,
+        }));
+        true
+    }
+
+    /// The pages that had to go before a superblock are written, or not. True if the answer was for the store.
+    pub(super) fn pages_written(&mut self, query: Query, result: Result<(), i32>) -> bool {
+        if self.store.pages_first != Some(query) {
+            return false;
+        }
+        self.store.pages_first = None;
+        // A failure is a meta-data error, which the disk part has reported as well: the disk is given up.
+        self.store.pages_written = result.is_ok();
+        true
+    }
+
+    pub(super) fn write_superblock(&self, number: u64, superblock: &Superblock, out: &mut Outbox<StateEffect>) {
+        let Some(disk) = self.disk.as_ref() else { return };
+        out.send(To::Disk(DiskIn::Meta(vec![MetaOperation {
+            holder: PartName::State,
+            generation: self.generation,
+            number,
+            kind: MetaKind::Write {
+                offset: disk.layout.superblock_byte(),
+                buffer: Buffer::from_vec(superblock.encode().to_vec()),
+                flush_before: true,
+            },
+        }])));
+    }
+
+    pub(super) fn meta_completed(&mut self, completion: MetaCompletion, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if completion.generation != self.generation {
+            return;
+        }
+        if let Some(write) = self.store.running.as_mut().filter(|write| write.number == completion.number) {
+            write.disk = Some(completion.result.is_ok());
+            self.store_ended(cx, out);
+        } else if !self.attach_meta(&completion, cx, out) {
+            self.detach_meta(&completion, out);
+        }
+    }
+
+    /// The slots' copy is in the health file, or could not be written there: either way it stops nothing.
+    pub(super) fn slots_written(&mut self, query: Query, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) -> bool {
+        let Some(write) = self.store.running.as_mut().filter(|write| write.health == Some(query)) else { return false };
+        write.health = None;
+        self.store_ended(cx, out);
+        true
+    }
+
+    fn store_ended(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let done = self.store.running.as_ref().is_some_and(|write| write.disk.is_some() && write.health.is_none());
+        let Some(write) = done.then(|| self.store.running.take()).flatten() else { return };
+        let ok = write.disk == Some(true);
+        for then in write.thens {
+            self.stored(then, ok, cx, out);
+        }
+    }
+
+    /// What follows a superblock write. A failed one has been reported as a meta-data error too, so the disk is being given
+    /// up already or will be with the next message.
+    pub(super) fn stored(&mut self, then: Then, ok: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        match then {
+            Then::AttachCommitted => self.attach_committed(ok, cx, out),
+            Then::GenerationMade => self.generation_made(ok, out),
+            Then::TellAnswered { connection, number, new_generation } => {
+                self.answer_tell(connection, number, new_generation && ok, out);
+            }
+            Then::SourceStarted { connection, id } => self.source_started(connection, id, ok, out),
+            Then::TargetStarted { connection } => self.target_started(connection, ok, out),
+            Then::TargetFinished { connection } => self.target_finished(connection, ok, cx, out),
+            Then::SourceFinished => self.source_finished(ok, out),
+            Then::FullSyncMarked => self.full_sync_marked(ok, cx, out),
+            Then::PromotionStored => self.promotion_stored(ok, cx, out),
+            Then::PeerAnswered { connection, request } => self.change_stored(connection, request, ok, out),
+            Then::OutdatedVoid => self.outdated_void(ok, out),
+        }
+    }
+
+    /// Changes header facts of the health file; the cached copy at once.
+    pub(super) fn set_header(&mut self, change: HeaderChange, out: &mut Outbox<StateEffect>) -> Query {
+        if let Some(outdated) = change.outdated_since {
+            self.health.outdated_since = outdated;
+        }
+        if let Some(open) = change.source_open {
+            self.health.source_open = open;
+        }
+        if let Some(loss) = change.loss_of {
+            self.health.loss_of = loss;
+        }
+        if let Some((device_id, attach_id)) = change.attached {
+            self.health.device_id = device_id;
+            self.health.attach_id = attach_id;
+        }
+        if let Some(slots) = change.slots {
+            self.health.slots = slots;
+        }
+        let query = self.query();
+        out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+        query
+    }
+}
+
+pub(super) fn slots(identifiers: &Identifiers) -> [u64; 4] {
+    [identifiers.current.0, identifiers.bitmap.0, identifiers.history[0].0, identifiers.history[1].0]
+}
+
+fn ids_on_disk(identifiers: &Identifiers) -> GenerationIds {
+    GenerationIds::from_slots(slots(identifiers))
+}
+
+pub(super) fn identifiers_of(slots: [u64; 4]) -> Identifiers {
+    Identifiers {
+        current: Generation(slots[0]),
+        bitmap: Generation(slots[1]),
+        history: [Generation(slots[2]), Generation(slots[3])],
+    }
+}
