@@ -21,6 +21,8 @@ mod sanitise;
 mod wish;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod rules;
 
 pub use check::{check_phase, check_request, check_state, check_transition};
@@ -167,10 +169,10 @@ pub fn change(
         let fencing = effective_fencing(old, policy);
         if let Err(refusal) = check_state(&new, fencing, policy) {
             // S16: what is already illegal may change in other respects, but enters no resync or verify by that.
-            let already_illegal = check_state(old, fencing, policy) == Err(refusal);
-            if !already_illegal || check_phase(&new).is_err() {
+            if check_state(old, fencing, policy) != Err(refusal) {
                 return Err(refusal);
             }
+            check_phase(&new)?;
         }
         check_request(old, &new, policy)?;
     }

@@ -21,9 +21,6 @@ pub fn check_state(state: &StateVector, fencing: Fencing, policy: &Policy) -> Re
     if state.role == Role::Primary && !state.has_up_to_date_data() {
         return Err(Refusal::NoUpToDateDisk); // S13
     }
-    if connection.is_connected_or_better() && state.peer_disk == DiskState::DUnknown {
-        return Err(Refusal::ConnectedOutdates); // S15
-    }
     Ok(())
 }
 
@@ -55,14 +52,21 @@ fn check_role(state: &StateVector, fencing: Fencing, policy: &Policy) -> Result<
     Ok(())
 }
 
-/// Checks that both disks are what a resync, a verify or Ahead/Behind needs (S7 to S9, S14). DRBD raises the disks
-/// instead.
+/// Checks that both disks are what a resync, a verify or Ahead/Behind needs (S7 to S9, S14), and that a connected
+/// peer's disk is known (S15). DRBD raises the disks instead.
 ///
 /// # Errors
-/// NO_LOCAL_DISK, NO_REMOTE_DISK, NEED_CONNECTION, or NO_UP_TO_DATE_DISK when a disk is there but not good enough.
+/// NO_LOCAL_DISK, NO_REMOTE_DISK, NEED_CONNECTION, or NO_UP_TO_DATE_DISK when a disk is there but not good enough;
+/// CONNECTED_OUTDATES for Connected with an unknown disk.
 pub fn check_phase(state: &StateVector) -> Result<(), Refusal> {
     if !state.connection.in_sync_phase() {
-        return Ok(());
+        let unknown =
+            state.connection == ConnectionState::Connected && state.peer_disk == DiskState::DUnknown;
+        return if unknown {
+            Err(Refusal::ConnectedOutdates)
+        } else {
+            Ok(())
+        }; // S15
     }
     if !state.disk.is_usable() {
         return Err(Refusal::NoLocalDisk); // S7
@@ -114,7 +118,7 @@ pub fn check_request(old: &StateVector, new: &StateVector, policy: &Policy) -> R
     use ConnectionState as C;
     use Refusal::*;
     let (from, to) = (old.connection, new.connection);
-    let starts_full_sync = matches!(to, C::StartingSyncS | C::StartingSyncT);
+    let starts_full_sync = matches!(to, C::StartingSyncS | C::StartingSyncT) && from != to;
     let starts_verify = to.is_verify() && from != to;
     let runs_resync = matches!(to, C::SyncSource | C::SyncTarget);
     let becomes_primary = old.role != Role::Primary && new.role == Role::Primary;

@@ -390,6 +390,12 @@ fn s24_one_resync_at_a_time() {
     assert_eq!(soft(old, go(old, C::StartingSyncT)), Err(Refusal::ResyncRunning));
     let request = check_request(&old, &go(old, C::StartingSyncS), &policy());
     assert_eq!(request, Err(Refusal::ResyncRunning));
+    let starting = state(C::StartingSyncS, D::UpToDate, D::Consistent);
+    assert_eq!(
+        soft(starting, promoted(starting)),
+        Ok(promoted(starting)),
+        "this starts none"
+    );
 }
 
 #[test]
@@ -573,6 +579,21 @@ fn s36_a_negotiating_disk_that_becomes_target_is_inconsistent() {
     let change = change(&old, &go(old, C::WFBitMapT), Kind::Hard, &policy()).unwrap();
     assert_eq!(change.new, state(C::WFBitMapT, D::Inconsistent, D::UpToDate));
     assert_eq!(change.warning, Some(Warning::NegotiatingBecameTarget));
+}
+
+#[test]
+fn s36_nothing_is_raised_when_the_resync_ends_all_the_same() {
+    let old = state(C::SyncSource, D::UpToDate, D::Inconsistent);
+    let both = hard(old, peer_disk(disk(old, D::Inconsistent), D::Failed)).unwrap();
+    assert_eq!(both, state(C::Connected, D::Inconsistent, D::Failed));
+    let old = state(C::Connected, D::Negotiating, D::Inconsistent);
+    assert_eq!(hard(old, go(old, C::WFBitMapT)).unwrap(), old);
+    let old = state(C::Connected, D::Negotiating, D::UpToDate);
+    assert_eq!(
+        soft(old, go(old, C::StartingSyncT)),
+        Err(Refusal::NoLocalDisk),
+        "invalidate"
+    );
 }
 
 #[test]

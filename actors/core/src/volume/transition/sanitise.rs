@@ -96,15 +96,15 @@ pub fn sanitise(
         state.role = old.role;
     }
     forget_unreachable_peer(&mut state);
+    end_negotiation(&mut state, policy, &mut warning);
+    if state.disk == DiskState::DUnknown {
+        state.disk = DiskState::Outdated;
+    }
     if state.connection == ConnectionState::StandAlone
         && state.disk == DiskState::Diskless
         && state.role == Role::Secondary
     {
         state.paused.dependency = false;
-    }
-    end_negotiation(&mut state, policy, &mut warning);
-    if state.disk == DiskState::DUnknown {
-        state.disk = DiskState::Outdated;
     }
     confirm(&mut state, policy.facts.confirmed);
     pause_or_continue(&mut state);
@@ -180,20 +180,24 @@ fn confirm(state: &mut StateVector, confirmed: Confirmed) {
     }
 }
 
-/// The two raises that are wanted: a Negotiating disk that becomes target, and a source with bad blocks.
+/// The two raises that are wanted: a Negotiating disk that becomes target, and a source with bad blocks. Only if
+/// the resync goes on by it: a disk is never raised and then left alone.
 fn raise_by_name(old: &StateVector, state: &mut StateVector, kind: Kind, warning: &mut Option<Warning>) {
-    if state.connection.is_target() && state.disk == DiskState::Negotiating {
-        state.disk = DiskState::Inconsistent;
-        *warning = Some(Warning::NegotiatingBecameTarget);
-    }
-    if kind == Kind::Hard
-        && old.connection.is_source()
-        && state.connection.is_source()
-        && old.disk == DiskState::UpToDate
-        && state.disk == DiskState::Inconsistent
+    let stays_source = old.connection.is_source() && state.connection.is_source();
+    let raised = match (old.disk, state.disk) {
+        (_, DiskState::Negotiating) if state.connection == ConnectionState::WFBitMapT => {
+            Some((DiskState::Inconsistent, Warning::NegotiatingBecameTarget))
+        }
+        (DiskState::UpToDate, DiskState::Inconsistent) if kind == Kind::Hard && stays_source => {
+            Some((DiskState::UpToDate, Warning::SourceStaysUpToDate))
+        }
+        _ => None,
+    };
+    if let Some((disk, reason)) = raised
+        && disks_suffice(&StateVector { disk, ..*state })
     {
-        state.disk = DiskState::UpToDate;
-        *warning = Some(Warning::SourceStaysUpToDate);
+        state.disk = disk;
+        *warning = Some(reason);
     }
 }
 
