@@ -5,6 +5,7 @@
 mod generations {
     mod beyond;
     mod histories;
+    mod node;
     mod pair;
     mod rules;
     mod sequences;

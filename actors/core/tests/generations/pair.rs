@@ -1,47 +1,16 @@
 //! A model of two nodes with one volume: just enough of disks, link and resync to make histories for the rules.
 
 use super::histories::Event;
+use super::node::Node;
 use mendblock_core::volume::generations::exposed::*;
 use mendblock_core::volume::generations::handshake::*;
-use mendblock_core::volume::generations::promotion::{KnownDisk, may_promote};
+use mendblock_core::volume::generations::promotion::may_promote;
 use mendblock_core::volume::generations::*;
 use std::collections::BTreeSet;
 
 /// Blocks of the volume.
 pub const BLOCKS: usize = 4;
 const ALL: u8 = (1 << BLOCKS) - 1;
-
-/// What survives a crash of the node.
-#[derive(Clone, Debug)]
-struct Disk {
-    slots: Identifiers,
-    source_open: Option<Generation>,
-    made_for: Option<(u64, Generation)>,
-    primary_since: bool,
-    /// The stored Primary indicator, or the mark "crashed Primary".
-    was_primary: bool,
-    inconsistent: bool,
-    /// Has been about to become target: not to be used alone.
-    outdated: bool,
-    bits: u8,
-    data: [u32; BLOCKS],
-    /// Acknowledged writes that this copy has, or had before they were overwritten.
-    has: BTreeSet<u32>,
-}
-
-#[derive(Clone, Debug)]
-struct Node {
-    disk: Disk,
-    attach: u64,
-    up: bool,
-    attached: bool,
-    primary: bool,
-    exposed: Generation,
-    /// Acknowledged writes that the application on this Primary has seen.
-    seen: BTreeSet<u32>,
-    /// The peer's slots as last received and corrected.
-    picture: Identifiers,
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Resync {
@@ -61,96 +30,6 @@ pub struct Pair {
     discarded: bool,
     /// Numbers of the rules that decided.
     pub rules: BTreeSet<u8>,
-}
-
-impl Node {
-    fn fresh() -> Self {
-        let disk = Disk {
-            slots: Identifiers::FRESH,
-            source_open: None,
-            made_for: None,
-            primary_since: false,
-            was_primary: false,
-            inconsistent: true,
-            outdated: false,
-            bits: 0,
-            data: [0; BLOCKS],
-            has: BTreeSet::new(),
-        };
-        Self {
-            disk,
-            attach: 1,
-            up: true,
-            attached: true,
-            primary: false,
-            exposed: Generation::NONE,
-            seen: BTreeSet::new(),
-            picture: Identifiers::default(),
-        }
-    }
-
-    fn up_to_date(&self) -> bool {
-        self.has_disk() && self.negotiated() == NegotiatedDisk::UpToDate
-    }
-
-    fn has_disk(&self) -> bool {
-        self.up && self.attached
-    }
-
-    fn set_slots(&mut self, slots: Identifiers) {
-        if slots.current != self.disk.slots.current {
-            self.exposed = slots.current;
-        }
-        self.disk.slots = slots;
-    }
-
-    fn advance(&mut self, random: u64) {
-        self.set_slots(
-            self.disk
-                .slots
-                .advance(self.primary, random, self.disk.source_open),
-        );
-    }
-
-    fn made_for_you(&self) -> Option<MadeForYou> {
-        let (attach, current) = self.disk.made_for?;
-        let primary_since = self.disk.primary_since;
-        current.same(self.disk.slots.current).then_some(MadeForYou {
-            attach,
-            primary_since,
-        })
-    }
-
-    fn known_disk(&self) -> KnownDisk {
-        if self.attached {
-            KnownDisk::Attached(self.disk.slots)
-        } else {
-            KnownDisk::NotAttached(self.disk.slots)
-        }
-    }
-
-    fn negotiated(&self) -> NegotiatedDisk {
-        match (self.disk.inconsistent, self.disk.outdated) {
-            (true, _) => NegotiatedDisk::Inconsistent,
-            (false, true) => NegotiatedDisk::Outdated,
-            (false, false) => NegotiatedDisk::UpToDate,
-        }
-    }
-
-    fn arrival(&self, peer: &Self, connected: bool, peer_attaches: bool) -> Arrival {
-        Arrival {
-            exposed: self.exposed,
-            own: self.attached.then_some(self.disk.slots),
-            own_attach: self.attach,
-            primary: self.primary,
-            connected,
-            peer_attaches,
-            protocol: 101,
-            peer: peer.disk.slots,
-            skip_initial_sync: false,
-            made_for_you: peer.made_for_you(),
-        }
-    }
 }
 
 impl Pair {
