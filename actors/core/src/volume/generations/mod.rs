@@ -8,7 +8,7 @@
 //! | File | Subject |
 //! |---|---|
 //! | [`identifiers`] | the four slots and the operations that change them |
-//! | [`compare`] | both slot sets -> rule and result, the same on both nodes with the sides swapped |
+//! | [`mod@compare`] | both slot sets -> rule and result, the same on both nodes with the sides swapped |
 //! | [`handshake`] | result, disks and policies -> connection state, full sync, handlers |
 //! | [`after_split_brain`] | the automatic policies for a split brain |
 //! | [`exposed`] | the generation that this node's application has seen: which data a diskless Primary may use |
