@@ -2,8 +2,8 @@
 //!
 //! A user submits operations, kicks once per batch, and reaps completions. It reaps
 //! * after every [`Device::kick`] (some operations are complete at once),
-//! * when [`Device::ready_fd`] is readable (edge-triggered waiting: clear the readiness first, then reap; one reap takes
-//!   everything there is),
+//! * when [`Device::ready_fd`] is readable (in tokio: `Readiness`, of the feature `devices`; wherever waiting is
+//!   edge-triggered: clear the readiness first, then reap; one reap takes everything there is),
 //! * and when the clock reaches [`Device::next_wake`] (retries, injected delays).
 //!
 //! What every device keeps to:
@@ -30,6 +30,8 @@ pub mod memory;
 #[cfg(feature = "devices")]
 mod open;
 #[cfg(feature = "devices")]
+mod readiness;
+#[cfg(feature = "devices")]
 mod ring;
 pub mod table;
 #[cfg(feature = "devices")]
@@ -37,6 +39,8 @@ mod threads;
 
 #[cfg(feature = "devices")]
 pub use open::{Backend, OpenError, Options, open};
+#[cfg(feature = "devices")]
+pub use readiness::Readiness;
 
 /// What the submitter asks of a device.
 #[derive(Debug)]

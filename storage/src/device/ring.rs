@@ -141,6 +141,8 @@ impl Core {
     fn enter(&mut self) {
         loop {
             match self.ring.submit() {
+                // An entry that fails at once ends a batch early: the rest goes in with the next call.
+                Ok(taken) if taken > 0 && !self.ring.submission().is_empty() => {}
                 Ok(_) => {
                     if !self.ring.submission().is_empty() {
                         self.submit_at = Some(Instant::now() + SUBMIT_AGAIN);
