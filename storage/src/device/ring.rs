@@ -341,3 +341,41 @@ impl Drop for RingDevice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::OperationKind;
+
+    #[test]
+    fn a_transient_error_is_tried_again_when_its_time_comes() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let geometry = Geometry {
+            size: 4096,
+            logical_block: 512,
+            read_only: false,
+            direct: false,
+        };
+        let Ok(mut device) = RingDevice::new(LockedFile::lock(file, false).unwrap(), geometry) else {
+            eprintln!("io_uring is refused on this machine: not tested");
+            return;
+        };
+        let buffer = BufferMut::zeroed(512);
+        let kind = OperationKind::Read { offset: 0, buffer };
+        device.submit(Operation { token: 1, kind });
+        // As if the kernel had taken it and answered EAGAIN.
+        let index = device.core.waiting.pop_front().unwrap();
+        device.core.in_kernel += 1;
+        device.core.finished(u64::from(index), -errno::EAGAIN);
+        let due = device.next_wake().unwrap();
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            device.kick();
+            device.reap(&mut completions);
+        }
+        assert!(Instant::now() >= due);
+        assert_eq!(completions[0].result, Ok(()));
+        assert_eq!((device.next_wake(), device.in_flight()), (None, 0));
+    }
+}

@@ -150,6 +150,7 @@ fn dropping_a_device_keeps_what_the_kernel_uses() {
     })
     .unwrap();
     on_each_backend(32 << 20, |mut device, path| {
+        let mut taken = Vec::new();
         for token in 0..20 {
             let mut buffer = pool.take(Share::Clients, 1 << 20).unwrap();
             buffer.fill(0xab);
@@ -162,6 +163,12 @@ fn dropping_a_device_keeps_what_the_kernel_uses() {
         }
         device.kick();
         drop(device);
+        // Had the pool got memory back that the kernel still reads, this would reach the disk.
+        while let Some(mut stolen) = pool.take(Share::Clients, 1 << 20) {
+            stolen.fill(0xcd);
+            taken.push(stolen);
+        }
+        taken.clear();
         // The lock goes with the last operation; then every buffer is back, and no piece holds anything else.
         let deadline = Instant::now() + Duration::from_secs(30);
         while pool.usage(Share::Clients).used > 0 || open(path, Options::default()).is_err() {
