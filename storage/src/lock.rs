@@ -179,3 +179,40 @@ impl fmt::Display for Holders {
         f.write_str(&users.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_conflict_share_and_end() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let reader = LockedFile::lock(open(), true).unwrap();
+        let second = LockedFile::lock(open(), true).unwrap();
+        assert!(matches!(LockedFile::lock(open(), false), Err(LockError::InUse)));
+        drop(reader);
+        assert!(matches!(LockedFile::lock(open(), false), Err(LockError::InUse)));
+        // The lock ends with its holder although a duplicate of the descriptor is still open.
+        let duplicate = second.file.try_clone().unwrap();
+        drop(second);
+        let writer = LockedFile::lock(open(), false).unwrap();
+        assert!(matches!(LockedFile::lock(open(), true), Err(LockError::InUse)));
+        drop((writer, duplicate));
+    }
+
+    #[test]
+    fn holders_are_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(Holders::find(file.path()).to_string(), "this process itself");
+        let holders = Holders {
+            processes: vec![(1, "init".into())],
+            devices: vec!["dm-3".into()],
+            mounts: vec!["/srv".into()],
+        };
+        let text = "process 1 (init), block device dm-3, the mount at /srv";
+        assert_eq!(holders.to_string(), text);
+        let path = file.into_temp_path();
+        assert!(Holders::find(&path).to_string().contains("cannot be seen"));
+    }
+}

@@ -2,8 +2,8 @@
 //!
 //! A user submits operations, kicks once per batch, and reaps completions. It reaps
 //! * after every [`Device::kick`] (some operations are complete at once),
-//! * when [`Device::ready_fd`] is readable (edge-triggered waiting: clear the readiness first, then reap; one reap takes
-//!   everything there is),
+//! * when [`Device::ready_fd`] is readable (in tokio: `Readiness`, of the feature `devices`; wherever waiting is
+//!   edge-triggered: clear the readiness first, then reap; one reap takes everything there is),
 //! * and when the clock reaches [`Device::next_wake`] (retries, injected delays).
 //!
 //! What every device keeps to:
@@ -17,12 +17,12 @@
 //!   arrives as an error is final. `transferred` says how much came through before it.
 
 use crate::buffer::{Buffer, BufferMut};
-use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
 mod conformance;
+mod error;
 pub mod fault;
 #[cfg(feature = "devices")]
 mod job;
@@ -30,13 +30,18 @@ pub mod memory;
 #[cfg(feature = "devices")]
 mod open;
 #[cfg(feature = "devices")]
+mod readiness;
+#[cfg(feature = "devices")]
 mod ring;
 pub mod table;
 #[cfg(feature = "devices")]
 mod threads;
 
+pub use error::{DeviceError, ErrorClass, errno};
 #[cfg(feature = "devices")]
 pub use open::{Backend, OpenError, Options, open};
+#[cfg(feature = "devices")]
+pub use readiness::Readiness;
 
 /// What the submitter asks of a device.
 #[derive(Debug)]
@@ -167,52 +172,6 @@ pub struct Completion {
     /// From submission to completion.
     pub latency: Duration,
 }
-
-/// Error numbers of Linux, as they come from the kernel and as devices here make them.
-pub mod errno {
-    #![allow(missing_docs, reason = "the names are those of errno.h")]
-    pub const EINTR: i32 = 4;
-    pub const EIO: i32 = 5;
-    pub const EAGAIN: i32 = 11;
-    pub const ENOMEM: i32 = 12;
-    pub const EINVAL: i32 = 22;
-    pub const ENOTTY: i32 = 25;
-    pub const ENOSPC: i32 = 28;
-    pub const EROFS: i32 = 30;
-    pub const ENOSYS: i32 = 38;
-    pub const EOPNOTSUPP: i32 = 95;
-    pub const ENOBUFS: i32 = 105;
-    /// The highest number that Linux uses.
-    pub const HIGHEST: i32 = 133;
-}
-
-/// Why an operation failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceError {
-    /// Linux error number.
-    pub errno: i32,
-    /// The kernel reported the end of the device inside the size that it had at open: it has shrunk.
-    pub shrunk: bool,
-}
-
-impl DeviceError {
-    /// An error with this number.
-    pub fn new(errno: i32) -> Self {
-        Self { errno, shrunk: false }
-    }
-}
-
-impl fmt::Display for DeviceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", std::io::Error::from_raw_os_error(self.errno))?;
-        if self.shrunk {
-            write!(f, " (the device has become smaller since it was opened)")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for DeviceError {}
 
 /// A lower disk. The module's text says when to reap and what every device keeps to.
 pub trait Device {
