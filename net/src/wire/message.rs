@@ -124,6 +124,9 @@ pub enum RequestedChange {
     FullSyncToMe,
     /// Full resync; the sender becomes source.
     FullSyncToYou,
+    /// Resync of the blocks that are marked; the sender becomes target (its disk is Inconsistent by errors that `pass_on` let
+    /// pass).
+    ResyncToMe,
 }
 
 /// Why a block's copy must not be trusted (the causes of the bad-block list).
