@@ -176,6 +176,11 @@ pub trait Part {
     /// Its kind.
     const NAME: PartName;
 
+    /// First step of a generation, before any message.
+    fn start(&mut self, cx: &mut Context<'_>, out: &mut Outbox<Self::Effect>) {
+        let _ = (cx, out);
+    }
+
     /// Handles one message to its end.
     fn on(&mut self, cx: &mut Context<'_>, message: Self::In, out: &mut Outbox<Self::Effect>);
 

@@ -3,10 +3,13 @@
 
 use crate::identity::{AttachId, ConnectionNumber, ErrorNumber, SnapshotNumber, TellNumber};
 use crate::part::Instant;
-use crate::volume::generations::identifiers::Identifiers;
+use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::{
     Detaching, DisconnectReason, DisklessReason, DownReason, InconsistentReason, StateVector,
 };
+
+use mendblock_storage::format::layout::MetadataLayout;
+use mendblock_storage::format::superblock::Superblock;
 
 /// Whether new requests of clients may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +72,10 @@ pub struct DiskFacts {
     pub device_id: u64,
     /// How I/O is done (`io_uring`, `threads`, …).
     pub backend: &'static str,
+    /// Where data and meta-data lie.
+    pub layout: MetadataLayout,
+    /// The superblock as last composed: what a new `StateActor` goes on from.
+    pub superblock: Superblock,
 }
 
 /// Why things are as they are (V1): beside the vector, alive exactly as long as the state that they explain.
@@ -128,6 +135,8 @@ pub struct Snapshot {
     pub link_lost_at: Option<Instant>,
     /// Own generation identifiers (of the attached disk, or of the health file without one).
     pub identifiers: Identifiers,
+    /// The generation that the application has seen last (`generations.md` of DRBD: exposed id).
+    pub exposed: Generation,
     /// Crashed-Primary fact.
     pub crashed_primary: bool,
     /// The reasons.

@@ -1,6 +1,22 @@
 //! The state part: the only one that changes state. Facts come in, a pure transition decides, effects go out as
 //! messages, every change is broadcast as a numbered [`Snapshot`].
 
+mod attach;
+mod command;
+mod detach;
+mod errors;
+mod generation;
+mod helper;
+mod link;
+mod part;
+mod restart;
+mod store;
+mod sync;
+mod tell;
+mod waits;
+
+pub use part::StatePart;
+
 use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, SnapshotNumber};
 use crate::part::PartName;
 use crate::snapshot::Snapshot;
@@ -146,6 +162,8 @@ pub enum StateIn {
     },
     /// From `DiskActor`: an own meta-data operation ended (superblock).
     Meta(crate::disk::MetaCompletion),
+    /// From `DiskActor` (R9).
+    Table(crate::disk::TableAnswer),
     /// From `DiskActor`: the oldest operation in the kernel is older than `disk-timeout`.
     DiskTimeout {
         /// `read`, `write`, `flush`, `meta`.
@@ -280,6 +298,11 @@ pub enum StateIn {
         lost: u64,
     },
 
+    /// From the supervisor: this part dies again and again and is given up (its budget is spent).
+    DriverFailed {
+        /// Which.
+        part: PartName,
+    },
     /// From `HelperActor`.
     HelperEnded {
         /// From [`crate::helper::HelperIn::Run`].

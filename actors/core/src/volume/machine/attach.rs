@@ -66,6 +66,11 @@ impl Attaching {
         matches!(self.step, Step::Commit | Step::Negotiate)
     }
 
+    /// The attach waits for the connection: the parameters that are sent do not depend on it.
+    pub fn is_waiting(&self) -> bool {
+        self.step == Step::Settle
+    }
+
     /// What the meta-data says, while the handshake decides.
     pub fn decided(&self) -> Option<Decided> {
         self.decided
@@ -73,10 +78,6 @@ impl Attaching {
 
     pub fn is_negotiating(&self) -> bool {
         self.step == Step::Negotiate
-    }
-
-    pub fn join(&mut self, command: u64) {
-        self.commands.push(command);
     }
 
     pub fn step_name(&self) -> &'static str {
@@ -104,7 +105,13 @@ impl Attaching {
 
 impl StatePart {
     /// A1, A2.
-    pub(super) fn begin_attach(&mut self, command: u64, new_disk: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn begin_attach(
+        &mut self,
+        command: u64,
+        new_disk: bool,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let query = self.query();
         self.attach = Some(Attaching {
             step: Step::Open(query),
@@ -165,12 +172,20 @@ impl StatePart {
             holder: PartName::State,
             generation: self.generation,
             number,
-            kind: MetaKind::Read { offset: at, length: META_BLOCK_BYTES as u32 },
+            kind: MetaKind::Read {
+                offset: at,
+                length: META_BLOCK_BYTES as u32,
+            },
         }])));
     }
 
     /// A3 to A5. True if the completion was for the attach.
-    pub(super) fn attach_meta(&mut self, completion: &MetaCompletion, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) -> bool {
+    pub(super) fn attach_meta(
+        &mut self,
+        completion: &MetaCompletion,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
         if !self.waits_for(&Step::Superblock(completion.number)) {
             return false;
         }
@@ -178,7 +193,11 @@ impl StatePart {
             Ok(Some(bytes)) => bytes.clone(),
             Ok(None) => return true,
             Err(errno) => {
-                self.attach_failed(AttachFailure::MetaDataIo, format!("the superblock could not be read (errno {errno})"), out);
+                self.attach_failed(
+                    AttachFailure::MetaDataIo,
+                    format!("the superblock could not be read (errno {errno})"),
+                    out,
+                );
                 return true;
             }
         };
@@ -188,7 +207,12 @@ impl StatePart {
         true
     }
 
-    fn superblock_read(&mut self, bytes: &[u8], cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) -> Result<(), (AttachFailure, String)> {
+    fn superblock_read(
+        &mut self,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) -> Result<(), (AttachFailure, String)> {
         let opened = self.attach.as_ref().and_then(|attach| attach.opened.clone());
         let Some(opened) = opened else { return Ok(()) };
         let sizes = DeviceSizes {
@@ -200,7 +224,10 @@ impl StatePart {
             .map_err(|error| (AttachFailure::NoMetaData, error.to_string()))?;
         let usable = verified.layout.usable_sectors();
         if self.current.volume_sectors > usable {
-            let text = format!("the disk has {usable} sectors, the volume {}", self.current.volume_sectors);
+            let text = format!(
+                "the disk has {usable} sectors, the volume {}",
+                self.current.volume_sectors
+            );
             return Err((AttachFailure::TooSmall, text));
         }
         let mut superblock = verified.superblock;
@@ -213,13 +240,21 @@ impl StatePart {
             logical_block: opened.logical_block,
             device_id: superblock.device_id,
             backend: opened.backend,
+            layout: verified.layout,
+            superblock,
         });
         self.store.attached(superblock.flags);
         let device_id = superblock.device_id;
-        self.disk = Some(AttachedDisk { layout: verified.layout, superblock });
+        self.disk = Some(AttachedDisk {
+            layout: verified.layout,
+            superblock,
+        });
         let query = self.query();
         self.step(Step::Health(query), cx);
-        out.send(To::Bitmap(BitmapIn::LoadHealth { query, device_id: Some(device_id) }));
+        out.send(To::Bitmap(BitmapIn::LoadHealth {
+            query,
+            device_id: Some(device_id),
+        }));
         Ok(())
     }
 
@@ -249,11 +284,16 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) -> Result<(), (AttachFailure, String)> {
-        let Some(superblock) = self.disk.as_ref().map(|disk| disk.superblock) else { return Ok(()) };
+        let Some(superblock) = self.disk.as_ref().map(|disk| disk.superblock) else {
+            return Ok(());
+        };
         let new_disk = self.attach.as_ref().is_some_and(|attach| attach.new_disk);
         let fresh = superblock.generations.current == Generation::JUST_CREATED.0;
         if let Some(last) = last_device.filter(|&last| last != superblock.device_id && !new_disk && !fresh) {
-            let text = format!("the disk has device id {:016X}, the one used last had {last:016X}", superblock.device_id);
+            let text = format!(
+                "the disk has device id {:016X}, the one used last had {last:016X}",
+                superblock.device_id
+            );
             return Err((AttachFailure::OtherDisk, text));
         }
         self.list_of_anchor(&superblock.anchor, header.as_deref(), bad_blocks, out);
@@ -264,16 +304,20 @@ impl StatePart {
             exposed: self.exposed,
             current: identifiers.current,
             in_use: vector.role == Role::Primary || vector.peer_role == Role::Primary,
-            peer_up_to_date: vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate,
+            peer_up_to_date: vector.connection.is_connected_or_better()
+                && vector.peer_disk == DiskState::UpToDate,
         })
         .map_err(|error| (AttachFailure::DataNotCurrent, error.to_string()))?;
-        self.change(Kind::Soft, Confirmed::Nothing, "attach", out, |v| v.disk = DiskState::Attaching)
-            .map_err(|refusal| (AttachFailure::StateRefused, refusal.to_string()))?;
+        self.change(Kind::Soft, Confirmed::Nothing, "attach", out, |v| {
+            v.disk = DiskState::Attaching
+        })
+        .map_err(|refusal| (AttachFailure::StateRefused, refusal.to_string()))?;
         self.current.reasons.diskless = None;
         self.current.identifiers = identifiers;
         let flags = superblock.flags;
         if let Some(attach) = self.attach.as_mut() {
-            attach.crashed_primary = flags.contains(Flags::CRASHED_PRIMARY) || flags.contains(Flags::PRIMARY_IND);
+            attach.crashed_primary =
+                flags.contains(Flags::CRASHED_PRIMARY) || flags.contains(Flags::PRIMARY_IND);
             attach.set_all = flags.contains(Flags::FULL_SYNC)
                 || (flags.contains(Flags::AL_DISABLED) && flags.contains(Flags::PRIMARY_IND));
         }
@@ -283,18 +327,28 @@ impl StatePart {
         let query = self.query();
         self.step(Step::Log(query), cx);
         if let Some(disk) = self.disk.as_ref() {
-            out.send(To::ActivityLog(ActivityIn::Load { query, layout: Box::new(disk.layout) }));
+            out.send(To::ActivityLog(ActivityIn::Load {
+                query,
+                layout: Box::new(disk.layout),
+            }));
         }
         Ok(())
     }
 
     /// 9.3: what the anchor says about the list in the health file.
-    fn list_of_anchor(&mut self, anchor: &StoredAnchor, header: Option<&HealthHeader>, bad_blocks: u64, out: &mut Outbox<StateEffect>) {
+    fn list_of_anchor(
+        &mut self,
+        anchor: &StoredAnchor,
+        header: Option<&HealthHeader>,
+        bad_blocks: u64,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let lost = match anchor {
-            StoredAnchor::Valid(anchor) => {
+            StoredAnchor::Present(anchor) => {
                 anchor.record_count > 0 && header.is_none_or(|header| header.sequence < anchor.sequence)
             }
-            StoredAnchor::Absent | StoredAnchor::Damaged => false,
+            StoredAnchor::Damaged(_) => true,
+            StoredAnchor::Absent => false,
         };
         if lost {
             out.fact(Fact::Alert {
@@ -307,11 +361,20 @@ impl StatePart {
     }
 
     /// A9 ended.
-    pub(super) fn log_loaded(&mut self, query: Query, result: Result<Vec<u32>, String>, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn log_loaded(
+        &mut self,
+        query: Query,
+        result: Result<Vec<u32>, String>,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if !self.waits_for(&Step::Log(query)) {
             return;
         }
-        let primary = self.disk.as_ref().is_some_and(|disk| disk.superblock.flags.contains(Flags::PRIMARY_IND));
+        let primary = self
+            .disk
+            .as_ref()
+            .is_some_and(|disk| disk.superblock.flags.contains(Flags::PRIMARY_IND));
         match result {
             // Only a (crashed) Primary has writes under way that the log covers; a Secondary's blocks are in its peer's log.
             Ok(extents) => {
@@ -320,7 +383,9 @@ impl StatePart {
                 }
             }
             Err(text) => {
-                out.fact(Fact::Alert { what: format!("activity log unusable ({text}): all blocks count as out of sync") });
+                out.fact(Fact::Alert {
+                    what: format!("activity log unusable ({text}): all blocks count as out of sync"),
+                });
                 if let Some(attach) = self.attach.as_mut().filter(|_| primary) {
                     attach.set_all = true;
                 }
@@ -332,9 +397,15 @@ impl StatePart {
     }
 
     /// A10, A11.
-    fn load_bitmap(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) -> Result<(), (AttachFailure, String)> {
+    fn load_bitmap(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) -> Result<(), (AttachFailure, String)> {
         let query = self.query();
-        let (Some(disk), Some(attach)) = (self.disk.as_ref(), self.attach.as_ref()) else { return Ok(()) };
+        let (Some(disk), Some(attach)) = (self.disk.as_ref(), self.attach.as_ref()) else {
+            return Ok(());
+        };
         let effective = disk.superblock.effective_sectors;
         let sectors = match (self.current.volume_sectors, effective) {
             (0, 0) => disk.layout.usable_sectors(),
@@ -350,33 +421,59 @@ impl StatePart {
         };
         self.current.volume_sectors = sectors;
         self.step(Step::Bitmap(query), cx);
-        out.send(To::Bitmap(BitmapIn::Load { query, plan: Box::new(plan) }));
+        out.send(To::Bitmap(BitmapIn::Load {
+            query,
+            plan: Box::new(plan),
+        }));
         Ok(())
     }
 
-    pub(super) fn bitmap_loaded(&mut self, query: Query, result: Result<u64, i32>, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn bitmap_loaded(
+        &mut self,
+        query: Query,
+        result: Result<u64, i32>,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if !self.waits_for(&Step::Bitmap(query)) {
             return;
         }
         match result {
             Ok(bits) => self.sync.set_bits = bits,
             Err(errno) => {
-                return self.attach_failed(AttachFailure::MetaDataIo, format!("the bitmap could not be written (errno {errno})"), out);
+                return self.attach_failed(
+                    AttachFailure::MetaDataIo,
+                    format!("the bitmap could not be written (errno {errno})"),
+                    out,
+                );
             }
         }
         let query = self.query();
         self.step(Step::Reset(query), cx);
         if let Some(disk) = self.disk.as_ref() {
-            out.send(To::ActivityLog(ActivityIn::Reset { query, layout: Box::new(disk.layout) }));
+            out.send(To::ActivityLog(ActivityIn::Reset {
+                query,
+                layout: Box::new(disk.layout),
+            }));
         }
     }
 
-    pub(super) fn log_reset(&mut self, query: Query, result: Result<(), i32>, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn log_reset(
+        &mut self,
+        query: Query,
+        result: Result<(), i32>,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if !self.waits_for(&Step::Reset(query)) {
             return;
         }
         if let Err(errno) = result {
-            return self.attach_failed(AttachFailure::MetaDataIo, format!("the activity log could not be reset (errno {errno})"), out);
+            return self.attach_failed(
+                AttachFailure::MetaDataIo,
+                format!("the activity log could not be reset (errno {errno})"),
+                out,
+            );
         }
         self.step(Step::Settle, cx);
         self.adopt(cx, out);
@@ -389,24 +486,42 @@ impl StatePart {
         if !self.waits_for(&Step::Settle) || establishing {
             return;
         }
-        let (Some(disk), Some(facts)) = (self.disk.as_mut(), self.current.disk.clone()) else { return };
+        let (Some(disk), Some(facts)) = (self.disk.as_mut(), self.current.disk.clone()) else {
+            return;
+        };
         let flags = disk.superblock.flags;
         disk.superblock.flags = flags.without(Flags::FULL_SYNC);
-        let outdated = self.health.outdated_since.is_some_and(|generation| self.outdated_stands(generation));
+        let outdated = self
+            .health
+            .outdated_since
+            .is_some_and(|generation| self.outdated_stands(generation));
         let state = decided_state(flags, outdated);
-        let peer_disk = if flags.contains(Flags::PEER_OUT_DATED) { DiskState::Outdated } else { DiskState::DUnknown };
+        let peer_disk = if flags.contains(Flags::PEER_OUT_DATED) {
+            DiskState::Outdated
+        } else {
+            DiskState::DUnknown
+        };
         if let Some(attach) = self.attach.as_mut() {
-            attach.decided = Some(Decided { disk: state, peer_disk });
+            attach.decided = Some(Decided {
+                disk: state,
+                peer_disk,
+            });
             self.current.crashed_primary |= attach.crashed_primary;
         }
         let negotiate = connection.is_connected_or_better();
         let wanted = if negotiate { DiskState::Negotiating } else { state };
-        let changed = self.change(Kind::Soft, Confirmed::Nothing, "attach: state from the meta-data", out, |v| {
-            v.disk = wanted;
-            if !negotiate && peer_disk == DiskState::Outdated {
-                v.peer_disk = DiskState::Outdated;
-            }
-        });
+        let changed = self.change(
+            Kind::Soft,
+            Confirmed::Nothing,
+            "attach: state from the meta-data",
+            out,
+            |v| {
+                v.disk = wanted;
+                if !negotiate && peer_disk == DiskState::Outdated {
+                    v.peer_disk = DiskState::Outdated;
+                }
+            },
+        );
         if let Err(refusal) = changed {
             return self.attach_failed(AttachFailure::StateRefused, refusal.to_string(), out);
         }
@@ -419,7 +534,10 @@ impl StatePart {
         self.only_disk_of_a_primary(cx, out);
         self.step(Step::Commit, cx);
         self.set_header(
-            HeaderChange { attached: Some((facts.device_id, facts.attach_id.0)), ..HeaderChange::default() },
+            HeaderChange {
+                attached: Some((facts.device_id, facts.attach_id.0)),
+                ..HeaderChange::default()
+            },
             out,
         );
         self.store(Then::AttachCommitted);
@@ -429,7 +547,9 @@ impl StatePart {
     fn outdated_stands(&self, generation: u64) -> bool {
         let ids = self.current.identifiers;
         let generation = Generation(generation);
-        ![ids.current, ids.bitmap, ids.history[0], ids.history[1]].iter().any(|id| id.same(generation))
+        ![ids.current, ids.bitmap, ids.history[0], ids.history[1]]
+            .iter()
+            .any(|id| id.same(generation))
     }
 
     /// A disk that becomes the only UpToDate copy of a Primary takes a new generation before it takes a write.
@@ -448,13 +568,26 @@ impl StatePart {
         }
         if !ok {
             // The error itself comes as a meta-data error and gives the disk up (cause attach).
-            let answer = super::command::failure(self.attach_text(AttachFailure::MetaDataIo, "the superblock could not be written"));
-            for command in self.attach.take().map(|attach| attach.commands).unwrap_or_default() {
-                out.effect(StateEffect::Answer { id: command, answer: answer.clone() });
+            let answer = super::command::failure(
+                self.attach_text(AttachFailure::MetaDataIo, "the superblock could not be written"),
+            );
+            for command in self
+                .attach
+                .take()
+                .map(|attach| attach.commands)
+                .unwrap_or_default()
+            {
+                out.effect(StateEffect::Answer {
+                    id: command,
+                    answer: answer.clone(),
+                });
             }
             return;
         }
-        out.fact(Fact::Step { step: "A13", outcome: "attached".to_owned() });
+        out.fact(Fact::Step {
+            step: "A13",
+            outcome: "attached".to_owned(),
+        });
         if self.vector().disk == DiskState::Negotiating {
             self.step(Step::Negotiate, cx);
             self.offer_disk(out);
@@ -471,7 +604,10 @@ impl StatePart {
         let Some(attach) = self.attach.take() else { return };
         let answer = super::command::done(format!("disk is {}", self.vector().disk));
         for command in attach.commands {
-            out.effect(StateEffect::Answer { id: command, answer: answer.clone() });
+            out.effect(StateEffect::Answer {
+                id: command,
+                answer: answer.clone(),
+            });
         }
     }
 
@@ -480,16 +616,27 @@ impl StatePart {
     }
 
     /// Undo: the volume is Diskless again, for this reason.
-    pub(super) fn attach_failed(&mut self, failure: AttachFailure, text: String, out: &mut Outbox<StateEffect>) {
+    pub(super) fn attach_failed(
+        &mut self,
+        failure: AttachFailure,
+        text: String,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let Some(attach) = self.attach.take() else { return };
-        out.fact(Fact::Step { step: "attach", outcome: self.attach_text(failure, &text) });
+        out.fact(Fact::Step {
+            step: "attach",
+            outcome: self.attach_text(failure, &text),
+        });
         self.fact("the attach failed", out, |v| v.disk = DiskState::Diskless);
         self.current.reasons.diskless = Some(DisklessReason::AttachFailed(failure));
         self.release_disk(out);
         out.send(To::Disk(DiskIn::Close));
         let answer = super::command::attach_refused(failure, &text);
         for command in attach.commands {
-            out.effect(StateEffect::Answer { id: command, answer: answer.clone() });
+            out.effect(StateEffect::Answer {
+                id: command,
+                answer: answer.clone(),
+            });
         }
     }
 
@@ -503,10 +650,19 @@ impl StatePart {
     }
 
     /// A disk that never was in use failed during its attach: not a detach of a disk in use.
-    pub(super) fn attach_error(&mut self, kind: ErrorKind, errno: i32, out: &mut Outbox<StateEffect>) -> bool {
+    pub(super) fn attach_error(
+        &mut self,
+        kind: ErrorKind,
+        errno: i32,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
         let early = self.attach.as_ref().is_some_and(|attach| !attach.is_committing());
         if early {
-            self.attach_failed(AttachFailure::MetaDataIo, format!("{kind:?} error, errno {errno}"), out);
+            self.attach_failed(
+                AttachFailure::MetaDataIo,
+                format!("{kind:?} error, errno {errno}"),
+                out,
+            );
         }
         early
     }
@@ -515,13 +671,20 @@ impl StatePart {
         let late = self.attach.as_ref().is_some_and(|attach| attach.until <= cx.now);
         if late {
             let step = self.attach.as_ref().map_or("attach", Attaching::step_name);
-            self.attach_failed(AttachFailure::TimedOut, format!("{step} did not end in time"), out);
+            self.attach_failed(
+                AttachFailure::TimedOut,
+                format!("{step} did not end in time"),
+                out,
+            );
         }
     }
 }
 
 fn decided_state(flags: Flags, outdated: bool) -> DiskState {
-    match (flags.contains(Flags::CONSISTENT), flags.contains(Flags::WAS_UP_TO_DATE)) {
+    match (
+        flags.contains(Flags::CONSISTENT),
+        flags.contains(Flags::WAS_UP_TO_DATE),
+    ) {
         (false, _) => DiskState::Inconsistent,
         (true, false) => DiskState::Outdated,
         (true, true) if outdated => DiskState::Outdated,
@@ -539,7 +702,9 @@ fn open_failure(failure: &OpenFailure) -> AttachFailure {
 
 fn open_text(failure: OpenFailure) -> String {
     match failure {
-        OpenFailure::Busy { in_kernel, oldest } => format!("{in_kernel} requests are in the kernel, the oldest since {oldest} ms"),
+        OpenFailure::Busy { in_kernel, oldest } => {
+            format!("{in_kernel} requests are in the kernel, the oldest since {oldest} ms")
+        }
         OpenFailure::Failed { text, .. } => text,
     }
 }

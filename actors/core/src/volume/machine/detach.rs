@@ -17,7 +17,7 @@ use crate::volume::generations::identifiers::Generation;
 use crate::volume::state::{DetachCause, DetachStep, Detaching, DiskState, DisklessReason, Role};
 use mendblock_net::wire::message::Message;
 use mendblock_storage::format::layout::MetaIndex;
-use mendblock_storage::format::superblock::{Flags, LogState};
+use mendblock_storage::format::superblock::{Flags, LogState, Superblock};
 
 /// A step that runs beside others: not begun, under way, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,10 +116,18 @@ impl DetachRun {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let drain = self.drained.is_none().then_some(self.drain_until);
-        [self.early.until(), self.helper.until(), drain, self.late.until(), self.marked.until(), self.bitmap.until(), self.superblock.until()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.early.until(),
+            self.helper.until(),
+            drain,
+            self.late.until(),
+            self.marked.until(),
+            self.bitmap.until(),
+            self.superblock.until(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn step(&self) -> DetachStep {
@@ -160,14 +168,22 @@ impl DetachRun {
 
 impl StatePart {
     /// D3 and what follows. The causing error was noted (D1) where it completed.
-    pub(super) fn begin_detach(&mut self, cause: DetachCause, forced: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn begin_detach(
+        &mut self,
+        cause: DetachCause,
+        forced: bool,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let running_before = self.detach.is_some();
         if running_before || self.disk.is_none() {
             return;
         }
         let read = cause == DetachCause::ReadError;
-        let calls = self.configuration.on_io_error == crate::configuration::OnIoError::CallLocalIoError && cause.is_io_error();
-        let meta_gone = cause.is_device_gone() || (forced && self.configuration.meta_index == MetaIndex::Internal);
+        let calls = self.configuration.on_io_error == crate::configuration::OnIoError::CallLocalIoError
+            && cause.is_io_error();
+        let meta_gone =
+            cause.is_device_gone() || (forced && self.configuration.meta_index == MetaIndex::Internal);
         self.detach = Some(DetachRun {
             cause,
             forced,
@@ -214,13 +230,19 @@ impl StatePart {
         self.start_superblock(cx, out);
         self.settle_loss(cx, out);
         self.become_diskless(cx, out);
-        self.current.reasons.detaching = self.detach.as_ref().filter(|detach| !detach.diskless).map(DetachRun::shown);
+        self.current.reasons.detaching = self
+            .detach
+            .as_ref()
+            .filter(|detach| !detach.diskless)
+            .map(DetachRun::shown);
     }
 
     /// D7, early: the list is on this node before the helper may power it off.
     fn start_early_health(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         let query = self.query();
-        let Some(detach) = self.detach.as_mut().filter(|detach| detach.early == Task::Due) else { return };
+        let Some(detach) = self.detach.as_mut().filter(|detach| detach.early == Task::Due) else {
+            return;
+        };
         detach.early = Task::Running(query, cx.now.after_ms(1000));
         out.send(To::Bitmap(BitmapIn::PersistHealth { query }));
     }
@@ -228,7 +250,10 @@ impl StatePart {
     /// D4: before anything is told or written to the disk.
     fn start_helper(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         let limit = self.configuration.helper_timeout;
-        let ready = self.detach.as_ref().is_some_and(|detach| detach.helper == Task::Due && detach.early.ended());
+        let ready = self
+            .detach
+            .as_ref()
+            .is_some_and(|detach| detach.helper == Task::Due && detach.early.ended());
         if ready {
             let query = self.run_helper(Handler::LocalIoError, limit, out);
             if let Some(detach) = self.detach.as_mut() {
@@ -239,13 +264,26 @@ impl StatePart {
     }
 
     pub(super) fn detach_helper_ended(&mut self, query: Query) -> bool {
-        self.detach.as_mut().is_some_and(|detach| detach.helper.end_if(query))
+        self.detach
+            .as_mut()
+            .is_some_and(|detach| detach.helper.end_if(query))
     }
 
     /// D5: ahead of every write that is admitted after D3.
     fn start_telling(&mut self, out: &mut Outbox<StateEffect>) {
-        let due = self.detach.as_ref().is_some_and(|detach| detach.told == Told::NotYet && detach.helper.ended());
-        let Some(attach_id) = self.current.disk.as_ref().map(|disk| disk.attach_id.0).filter(|_| due) else { return };
+        let due = self
+            .detach
+            .as_ref()
+            .is_some_and(|detach| detach.told == Told::NotYet && detach.helper.ended());
+        let Some(attach_id) = self
+            .current
+            .disk
+            .as_ref()
+            .map(|disk| disk.attach_id.0)
+            .filter(|_| due)
+        else {
+            return;
+        };
         let sent = self.tell(attach_id, true, Vec::new(), out);
         let establishing = self.link.as_ref().is_some_and(super::link::Link::is_establishing);
         if let Some(detach) = self.detach.as_mut() {
@@ -261,7 +299,9 @@ impl StatePart {
     pub(super) fn detach_told(&mut self, current: u64, new_generation: bool, out: &mut Outbox<StateEffect>) {
         let answered = self.tells.all_answered();
         let query = self.query();
-        let Some(detach) = self.detach.as_mut() else { return };
+        let Some(detach) = self.detach.as_mut() else {
+            return;
+        };
         if new_generation && detach.outdated_since.is_none() {
             detach.outdated_since = Some(current);
             self.exposed = Generation(current);
@@ -276,17 +316,91 @@ impl StatePart {
         match outdated {
             Some(generation) => {
                 self.health.outdated_since = Some(generation);
-                let change = HeaderChange { outdated_since: Some(Some(generation)), ..HeaderChange::default() };
-                out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+                let change = HeaderChange {
+                    outdated_since: Some(Some(generation)),
+                    ..HeaderChange::default()
+                };
+                out.send(To::Bitmap(BitmapIn::SetHeader {
+                    query,
+                    change: Box::new(change),
+                }));
             }
             // Both Secondary: no generation; the record of the blocks is the mark.
             None => out.send(To::Bitmap(BitmapIn::PersistHealth { query })),
         }
     }
 
+    /// Taken up by a new state part.
+    pub(super) fn detach_resumed(&mut self, shown: Option<Detaching>, helper_began: bool) {
+        let (Some(detach), Some(shown)) = (self.detach.as_mut(), shown) else {
+            return;
+        };
+        detach.read_error_seen |= shown.read_error_seen;
+        detach.uncovered_bits |= shown.uncovered_bits;
+        detach.second = shown.second_cause;
+        if helper_began {
+            // It is never run twice (I8).
+            detach.helper = Task::Ended;
+        }
+    }
+
+    /// A neighbour was restarted: what it was asked for is asked again, under the same numbers.
+    pub(super) fn repeat_detach(&mut self, part: PartName, out: &mut Outbox<StateEffect>) {
+        let Some(detach) = self.detach.as_ref() else {
+            return;
+        };
+        match part {
+            PartName::Bitmap => {
+                for task in [detach.early, detach.late, detach.marked] {
+                    if let Task::Running(query, _) = task {
+                        out.send(To::Bitmap(BitmapIn::PersistHealth { query }));
+                    }
+                }
+                if let (Task::Running(query, _), Some((after, _))) = (detach.bitmap, detach.drained) {
+                    out.send(To::Bitmap(BitmapIn::WriteOut {
+                        requester: PartName::State,
+                        query,
+                        after,
+                        extents: None,
+                    }));
+                }
+            }
+            PartName::Disk if detach.diskless => out.send(To::Disk(DiskIn::Close)),
+            _ => {}
+        }
+    }
+
+    /// The disk part was restarted and its table does not name the last superblock: it is written again.
+    pub(super) fn repeat_last_superblock(&self, in_kernel: &[u64], out: &mut Outbox<StateEffect>) {
+        let running = self.detach.as_ref().map(|detach| detach.superblock);
+        if let (Some(Task::Running(number, _)), Some(superblock)) = (running, self.last_superblock.as_ref())
+            && !in_kernel.contains(&number.0)
+        {
+            self.write_superblock(number.0, superblock, out);
+        }
+    }
+
+    /// The helper part was restarted: whether the handler ran to its end is not known; it is never run twice (I8).
+    pub(super) fn detach_helper_lost(&mut self) {
+        if let Some(detach) = self
+            .detach
+            .as_mut()
+            .filter(|detach| matches!(detach.helper, Task::Running(..)))
+        {
+            detach.helper = Task::Ended;
+        }
+    }
+
     /// A health file write of the detach ended. True if it was one.
-    pub(super) fn detach_health_written(&mut self, query: Query, durable: bool, out: &mut Outbox<StateEffect>) -> bool {
-        let Some(detach) = self.detach.as_mut() else { return false };
+    pub(super) fn detach_health_written(
+        &mut self,
+        query: Query,
+        durable: bool,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
+        let Some(detach) = self.detach.as_mut() else {
+            return false;
+        };
         if detach.early.end_if(query) {
             detach.health_lost |= !durable;
         } else if detach.late.end_if(query) {
@@ -326,12 +440,20 @@ impl StatePart {
     /// D7, second: all that the drain found.
     fn start_late_health(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         let query = self.query();
-        let Some(detach) = self.detach.as_mut() else { return };
+        let Some(detach) = self.detach.as_mut() else {
+            return;
+        };
         if detach.late == Task::Due && detach.drained.is_some() && detach.early.ended() {
             let cause = detach.cause.to_string();
             detach.late = Task::Running(query, cx.now.after_ms(2000));
-            let change = HeaderChange { last_detach: Some(cause), ..HeaderChange::default() };
-            out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+            let change = HeaderChange {
+                last_detach: Some(cause),
+                ..HeaderChange::default()
+            };
+            out.send(To::Bitmap(BitmapIn::SetHeader {
+                query,
+                change: Box::new(change),
+            }));
         }
     }
 
@@ -339,14 +461,26 @@ impl StatePart {
     fn start_bitmap(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         let query = self.query();
         let timeout = self.configuration.detach_step_timeout;
-        let Some(detach) = self.detach.as_mut() else { return };
-        let Some((mark, _)) = detach.drained.filter(|_| detach.bitmap == Task::Due && detach.told != Told::NotYet) else { return };
+        let Some(detach) = self.detach.as_mut() else {
+            return;
+        };
+        let Some((mark, _)) = detach
+            .drained
+            .filter(|_| detach.bitmap == Task::Due && detach.told != Told::NotYet)
+        else {
+            return;
+        };
         if detach.meta_gone {
             detach.bitmap = Task::Ended;
             return;
         }
         detach.bitmap = Task::Running(query, cx.now.after_ms(timeout));
-        out.send(To::Bitmap(BitmapIn::WriteOut { requester: PartName::State, query, after: mark, extents: None }));
+        out.send(To::Bitmap(BitmapIn::WriteOut {
+            requester: PartName::State,
+            query,
+            after: mark,
+            extents: None,
+        }));
     }
 
     pub(super) fn written_out(
@@ -360,7 +494,11 @@ impl StatePart {
         if self.pages_written(query, result) || self.role_pages_written(query, result, cx, out) {
             return;
         }
-        let Some(detach) = self.detach.as_mut().filter(|detach| matches!(detach.bitmap, Task::Running(q, _) if q == query)) else {
+        let Some(detach) = self
+            .detach
+            .as_mut()
+            .filter(|detach| matches!(detach.bitmap, Task::Running(q, _) if q == query))
+        else {
             return;
         };
         detach.bitmap = Task::Ended;
@@ -376,29 +514,45 @@ impl StatePart {
     /// D9: one write, only if something must be said.
     fn start_superblock(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let ready = self.detach.as_ref().is_some_and(|detach| {
-            detach.superblock == Task::Due && detach.bitmap.ended() && detach.late.ended() && !matches!(detach.told, Told::Sent | Told::NotYet)
+            detach.superblock == Task::Due
+                && detach.bitmap.ended()
+                && detach.late.ended()
+                && !matches!(detach.told, Told::Sent | Told::NotYet)
         });
         if !ready {
             return;
         }
         let number = self.query();
         let flags = self.last_flags();
-        let last_copy = !(self.vector().connection.is_connected_or_better() && self.vector().peer_disk == DiskState::UpToDate);
+        let last_copy = !(self.vector().connection.is_connected_or_better()
+            && self.vector().peer_disk == DiskState::UpToDate);
         let timeout = self.configuration.detach_step_timeout;
-        let (Some(detach), Some(flags)) = (self.detach.as_mut(), flags) else { return };
+        let (Some(detach), Some(flags)) = (self.detach.as_mut(), flags) else {
+            return;
+        };
         let wanted = superblock_at_the_end(detach, flags, last_copy);
         if detach.meta_gone || wanted == (flags, LogState::Unclean) {
             detach.superblock = Task::Ended;
             return;
         }
         detach.superblock = Task::Running(number, cx.now.after_ms(timeout));
-        if let Some(disk) = self.disk.as_mut() {
-            disk.superblock.flags = wanted.0;
-        }
-        let mut superblock = self.compose();
-        if let Some(superblock) = superblock.as_mut() {
-            superblock.log_state = wanted.1;
-            self.write_superblock(number.0, superblock, out);
+        self.write_last_superblock(number, wanted, out);
+    }
+
+    fn write_last_superblock(
+        &mut self,
+        number: Query,
+        (flags, log_state): (Flags, LogState),
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if let Some(superblock) = self.compose() {
+            let superblock = Superblock {
+                flags,
+                log_state,
+                ..superblock
+            };
+            self.last_superblock = Some(superblock);
+            self.write_superblock(number.0, &superblock, out);
         }
     }
 
@@ -407,7 +561,9 @@ impl StatePart {
     }
 
     pub(super) fn detach_meta(&mut self, completion: &MetaCompletion, out: &mut Outbox<StateEffect>) {
-        let Some(detach) = self.detach.as_mut() else { return };
+        let Some(detach) = self.detach.as_mut() else {
+            return;
+        };
         if !detach.superblock.end_if(Query(completion.number)) {
             return;
         }
@@ -422,7 +578,9 @@ impl StatePart {
     /// T and M for the loss of the own disk: writes that only the peer has may be answered.
     fn settle_loss(&mut self, cx: &Context<'_>, _out: &mut Outbox<StateEffect>) {
         let timeout = cx.now.after_ms(2000);
-        let Some(detach) = self.detach.as_mut() else { return };
+        let Some(detach) = self.detach.as_mut() else {
+            return;
+        };
         if let Task::Running(query, Instant(u64::MAX)) = detach.marked {
             detach.marked = Task::Running(query, timeout);
         }
@@ -432,15 +590,34 @@ impl StatePart {
 
     /// D10, D11, D12 begun.
     fn become_diskless(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let Some(detach) = self.detach.as_mut().filter(|detach| !detach.diskless && detach.superblock.ended()) else { return };
+        let Some(detach) = self
+            .detach
+            .as_mut()
+            .filter(|detach| !detach.diskless && detach.superblock.ended())
+        else {
+            return;
+        };
         detach.diskless = true;
         let shown = detach.shown();
         self.current.reasons.diskless = Some(DisklessReason::from(&shown));
-        self.fact(&format!("detached: {}", shown.cause), out, |v| v.disk = DiskState::Diskless);
-        out.fact(Fact::Step { step: "D11", outcome: format!("Diskless: {}", shown.cause) });
+        self.fact(&format!("detached: {}", shown.cause), out, |v| {
+            v.disk = DiskState::Diskless
+        });
+        out.fact(Fact::Step {
+            step: "D11",
+            outcome: format!("Diskless: {}", shown.cause),
+        });
         out.send(To::Disk(DiskIn::Close));
-        for command in self.detach.as_mut().map(|detach| std::mem::take(&mut detach.commands)).unwrap_or_default() {
-            out.effect(StateEffect::Answer { id: command, answer: super::command::done("disk is Diskless".to_owned()) });
+        for command in self
+            .detach
+            .as_mut()
+            .map(|detach| std::mem::take(&mut detach.commands))
+            .unwrap_or_default()
+        {
+            out.effect(StateEffect::Answer {
+                id: command,
+                answer: super::command::done("disk is Diskless".to_owned()),
+            });
         }
     }
 
@@ -455,7 +632,10 @@ impl StatePart {
         self.tells.disk_closed();
         self.errors_end();
         self.store = super::store::Store::default();
-        out.fact(Fact::Step { step: "D12", outcome: "devices closed".to_owned() });
+        out.fact(Fact::Step {
+            step: "D12",
+            outcome: "devices closed".to_owned(),
+        });
         self.no_data_left(out);
     }
 
@@ -464,13 +644,20 @@ impl StatePart {
         let vector = *self.vector();
         if vector.role == Role::Primary && !vector.has_up_to_date_data() {
             self.want_helper(Handler::PriOnInconDegr);
-            out.fact(Fact::Alert { what: "Primary without access to up-to-date data: connect the peer or attach a disk".to_owned() });
+            out.fact(Fact::Alert {
+                what: "Primary without access to up-to-date data: connect the peer or attach a disk"
+                    .to_owned(),
+            });
         }
     }
 
     /// The link was lost: nobody will answer the tell; requests that waited for T have no path.
     pub(super) fn detach_link_lost(&mut self) {
-        if let Some(detach) = self.detach.as_mut().filter(|detach| matches!(detach.told, Told::Sent | Told::NotYet)) {
+        if let Some(detach) = self
+            .detach
+            .as_mut()
+            .filter(|detach| matches!(detach.told, Told::Sent | Told::NotYet))
+        {
             detach.told = Told::Nobody;
         }
     }
@@ -478,7 +665,9 @@ impl StatePart {
     /// Steps that are over their time (P5).
     fn detach_deadlines(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         let now = cx.now;
-        let Some(detach) = self.detach.as_mut() else { return };
+        let Some(detach) = self.detach.as_mut() else {
+            return;
+        };
         let over = |task: &Task| task.until().is_some_and(|until| until <= now);
         let mut late = Vec::new();
         for (task, name) in [
@@ -508,7 +697,10 @@ impl StatePart {
             detach.drained = Some((MarkNumber(0), false));
         }
         for step in late {
-            out.fact(Fact::Step { step: "detach", outcome: format!("{step} did not end in time, going on without it") });
+            out.fact(Fact::Step {
+                step: "detach",
+                outcome: format!("{step} did not end in time, going on without it"),
+            });
         }
     }
 
@@ -516,8 +708,16 @@ impl StatePart {
     fn attach_given_up(&mut self, out: &mut Outbox<StateEffect>) {
         if self.attach.is_some() {
             let answer = super::command::failure("the disk failed while it was being attached".to_owned());
-            for command in self.attach.take().map(super::attach::Attaching::into_commands).unwrap_or_default() {
-                out.effect(StateEffect::Answer { id: command, answer: answer.clone() });
+            for command in self
+                .attach
+                .take()
+                .map(super::attach::Attaching::into_commands)
+                .unwrap_or_default()
+            {
+                out.effect(StateEffect::Answer {
+                    id: command,
+                    answer: answer.clone(),
+                });
             }
         }
     }

@@ -2,11 +2,11 @@
 
 use super::part::StatePart;
 use super::{ErrorKind, StateEffect};
+use crate::bitmap::BitmapIn;
 use crate::configuration::OnIoError;
+use crate::fact::Fact;
 use crate::identity::{ErrorNumber, Query};
 use crate::part::{Context, Instant, Outbox, To};
-use crate::bitmap::BitmapIn;
-use crate::fact::Fact;
 use crate::volume::state::{DetachCause, DiskState, InconsistentReason, MetaDataKind, Role, TimedOperation};
 use mendblock_net::wire::message::WireRecord;
 use mendblock_storage::units::{BlockRange, SectorRange};
@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 /// Linux errno values by which failures are told apart (`io-errors` 1.4).
 pub(super) mod errno {
     pub const EPERM: i32 = 1;
-    pub const EIO: i32 = 5;
     pub const ENXIO: i32 = 6;
     pub const EACCES: i32 = 13;
     pub const ENODEV: i32 = 19;
@@ -48,6 +47,11 @@ pub(super) struct Errors {
 }
 
 impl Errors {
+    /// Health file writes that are waited for.
+    pub fn recording(&self) -> Vec<Query> {
+        self.open.values().filter_map(|open| open.recorded).collect()
+    }
+
     pub fn wake_at(&self) -> Option<Instant> {
         self.pending_detach.and_then(|(_, at)| at)
     }
@@ -68,11 +72,19 @@ impl StatePart {
             return;
         }
         self.errors.highest = number;
-        let (Some(disk), true) = (self.current.disk.as_ref(), self.disk.is_some()) else { return };
+        if self.attach_error(kind, errno, out) {
+            return;
+        }
+        let (Some(disk), true) = (self.current.disk.as_ref(), self.disk.is_some()) else {
+            return;
+        };
         let attach_id = disk.attach_id;
         let cause = cause_of(kind, errno);
         let blocks = range.map(SectorRange::touched_blocks);
-        let records: Vec<WireRecord> = blocks.into_iter().map(|range| self.suspect(range, kind)).collect();
+        let records: Vec<WireRecord> = blocks
+            .into_iter()
+            .map(|range| self.suspect(range, kind))
+            .collect();
         if let Some(detach) = self.detach.as_mut() {
             detach.note(cause);
             self.tell(attach_id.0, true, records, out);
@@ -82,7 +94,11 @@ impl StatePart {
         match self.decide(kind, cause, errno, out) {
             Verdict::Stay => self.stay_attached(number, attach_id.0, records, out),
             Verdict::PassOn(reason) => {
-                self.fact("the lower disk failed a request (on-io-error pass_on)", out, |v| v.disk = DiskState::Inconsistent);
+                self.fact(
+                    "the lower disk failed a request (on-io-error pass_on)",
+                    out,
+                    |v| v.disk = DiskState::Inconsistent,
+                );
                 if self.vector().disk == DiskState::Inconsistent {
                     self.current.reasons.inconsistent = Some(reason);
                 }
@@ -96,17 +112,30 @@ impl StatePart {
     }
 
     /// D2: policy, last-copy rules, errno.
-    fn decide(&mut self, kind: ErrorKind, cause: DetachCause, number: i32, out: &mut Outbox<StateEffect>) -> Verdict {
+    fn decide(
+        &mut self,
+        kind: ErrorKind,
+        cause: DetachCause,
+        number: i32,
+        out: &mut Outbox<StateEffect>,
+    ) -> Verdict {
         let vector = *self.vector();
         if kind == ErrorKind::Meta || cause == DetachCause::DeviceGone {
             return Verdict::GiveUp;
         }
         if number == errno::EINVAL {
             self.errors.alignment += 1;
-            out.fact(Fact::Surprise { what: format!("the lower disk refused the alignment of a {kind:?}: errno {number}") });
-            return if self.errors.alignment >= 3 { Verdict::GiveUp } else { Verdict::Stay };
+            out.fact(Fact::Surprise {
+                what: format!("the lower disk refused the alignment of a {kind:?}: errno {number}"),
+            });
+            return if self.errors.alignment >= 3 {
+                Verdict::GiveUp
+            } else {
+                Verdict::Stay
+            };
         }
-        let peer_has_it = vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate;
+        let peer_has_it =
+            vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate;
         let last_copy = vector.disk == DiskState::UpToDate && !peer_has_it;
         let peer_uses_it = last_copy && vector.connection.is_connected_or_better();
         let policy = self.configuration.on_io_error;
@@ -140,11 +169,23 @@ impl StatePart {
     }
 
     /// The disk stays: the error is settled when the peer was told (T) and the own record is durable (M).
-    fn stay_attached(&mut self, number: ErrorNumber, attach_id: u64, records: Vec<WireRecord>, out: &mut Outbox<StateEffect>) {
+    fn stay_attached(
+        &mut self,
+        number: ErrorNumber,
+        attach_id: u64,
+        records: Vec<WireRecord>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let query = self.query();
         out.send(To::Bitmap(BitmapIn::PersistHealth { query }));
         let told = !self.tell(attach_id, false, records, out);
-        self.errors.open.insert(number, Open { told, recorded: Some(query) });
+        self.errors.open.insert(
+            number,
+            Open {
+                told,
+                recorded: Some(query),
+            },
+        );
     }
 
     /// All tells so far were answered.
@@ -156,7 +197,14 @@ impl StatePart {
     }
 
     pub(super) fn error_recorded(&mut self, query: Query) -> bool {
-        let Some(open) = self.errors.open.values_mut().find(|open| open.recorded == Some(query)) else { return false };
+        let Some(open) = self
+            .errors
+            .open
+            .values_mut()
+            .find(|open| open.recorded == Some(query))
+        else {
+            return false;
+        };
         // An unwritable health file is reported by the bitmap part; the peer's record then stands alone.
         open.recorded = None;
         self.settle_errors();
@@ -177,14 +225,20 @@ impl StatePart {
     pub(super) fn errors_end(&mut self) {
         self.current.errors_settled = self.current.errors_settled.max(self.errors.highest);
         let highest = self.errors.highest;
-        self.errors = Errors { highest, ..Errors::default() };
+        self.errors = Errors {
+            highest,
+            ..Errors::default()
+        };
     }
 
     /// L1: runs the pending detach when another UpToDate copy has been there for 1 s.
     pub(super) fn advance_pending_detach(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let Some((cause, at)) = self.errors.pending_detach else { return };
+        let Some((cause, at)) = self.errors.pending_detach else {
+            return;
+        };
         let vector = *self.vector();
-        let other_copy = vector.connection == crate::volume::state::ConnectionState::Connected && vector.peer_disk == DiskState::UpToDate;
+        let other_copy = vector.connection == crate::volume::state::ConnectionState::Connected
+            && vector.peer_disk == DiskState::UpToDate;
         self.errors.pending_detach = match (other_copy, at) {
             (false, _) => Some((cause, None)),
             (true, None) => Some((cause, Some(cx.now.after_ms(1000)))),
@@ -196,14 +250,25 @@ impl StatePart {
         }
     }
 
-    pub(super) fn disk_timeout(&mut self, operation: &'static str, age: u64, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn disk_timeout(
+        &mut self,
+        operation: &'static str,
+        age: u64,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let vector = *self.vector();
-        let peer_has_it = vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate;
+        let peer_has_it =
+            vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate;
         if self.detach.is_some() || !vector.disk.is_usable() {
             return;
         }
         if !peer_has_it && vector.disk == DiskState::UpToDate {
-            out.fact(Fact::Alert { what: format!("slow disk: a {operation} is {age} ms old; this is the last copy, so it is waited for") });
+            out.fact(Fact::Alert {
+                what: format!(
+                    "slow disk: a {operation} is {age} ms old; this is the last copy, so it is waited for"
+                ),
+            });
             return;
         }
         let operation = match operation {
@@ -212,7 +277,15 @@ impl StatePart {
             "flush" => TimedOperation::Flush,
             _ => TimedOperation::MetaData,
         };
-        self.begin_detach(DetachCause::Timeout { operation, age_ms: age }, true, cx, out);
+        self.begin_detach(
+            DetachCause::Timeout {
+                operation,
+                age_ms: age,
+            },
+            true,
+            cx,
+            out,
+        );
     }
 
     fn suspect(&self, range: BlockRange, kind: ErrorKind) -> WireRecord {
@@ -235,7 +308,13 @@ enum Verdict {
 
 fn cause_of(kind: ErrorKind, number: i32) -> DetachCause {
     match number {
-        errno::ENXIO | errno::ENODEV | errno::ESHUTDOWN | errno::ENOTCONN | errno::ENOLINK | errno::ENOMEDIUM | errno::ESTALE => {
+        errno::ENXIO
+        | errno::ENODEV
+        | errno::ESHUTDOWN
+        | errno::ENOTCONN
+        | errno::ENOLINK
+        | errno::ENOMEDIUM
+        | errno::ESTALE => {
             return DetachCause::DeviceGone;
         }
         errno::ENOSPC | errno::EDQUOT if kind != ErrorKind::Meta => return DetachCause::NoSpace,

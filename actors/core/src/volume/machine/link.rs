@@ -11,7 +11,9 @@ use crate::part::{Context, Instant, Outbox, To};
 use crate::peer::{LinkWish, PeerIn};
 use crate::volume::generations::compare::{Agreed, Comparison, Outcome, Side};
 use crate::volume::generations::exposed::{self, Arrival, MadeForYou};
-use crate::volume::generations::handshake::{self, Call, Decision, Handshake, NegotiatedDisk, Next, Participant, Policies};
+use crate::volume::generations::handshake::{
+    self, Call, Decision, Handshake, NegotiatedDisk, Next, Participant, Policies,
+};
 use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::{AttachFailure, ConnectionState, DisconnectReason, DiskState, DownReason, Role};
 use crate::volume::transition::{Confirmed, Kind, judge_handshake};
@@ -33,7 +35,10 @@ pub(super) struct Link {
     sizes: Option<Sizes>,
     pub generations: Option<GenerationInfo>,
     pub state: Option<PeerState>,
-    bad: Option<KnownBad>,
+    bad: KnownBad,
+    /// Rounds of parameters that were begun on this connection, and lists of the peer that are merged: one each.
+    rounds: u32,
+    merged: u32,
     /// The slots that were sent, against which this side compares.
     sent_identifiers: Identifiers,
     /// The handshake of this establishing (or of the disk being attached) is done.
@@ -56,7 +61,8 @@ impl Link {
     }
 
     pub fn peer_identifiers(&self) -> Option<Identifiers> {
-        self.generations.map(|info| identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]))
+        self.generations
+            .map(|info| identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]))
     }
 
     pub fn resolver(&self) -> bool {
@@ -64,24 +70,39 @@ impl Link {
     }
 
     pub fn known_bad(&self) -> KnownBad {
-        self.bad.unwrap_or_default()
+        self.bad
     }
 }
 
 impl StatePart {
     pub(super) fn link_fact(&mut self, fact: LinkFact, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         match fact {
-            LinkFact::Up { connection, resolver, .. } => self.link_up(connection, resolver, cx, out),
-            LinkFact::Down { connection, reason, text } => self.link_down(connection, reason, &text, cx, out),
+            LinkFact::Up {
+                connection, resolver, ..
+            } => self.link_up(connection, resolver, cx, out),
+            LinkFact::Down {
+                connection,
+                reason,
+                text,
+            } => self.link_down(connection, reason, &text, cx, out),
             LinkFact::Refused { text } => {
                 self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
             }
         }
     }
 
-    fn link_up(&mut self, connection: ConnectionNumber, resolver: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn link_up(
+        &mut self,
+        connection: ConnectionNumber,
+        resolver: bool,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if self.vector().connection != ConnectionState::WFConnection {
-            out.send(To::Peer(PeerIn::Drop { connection, text: format!("the volume is {}", self.vector().connection) }));
+            out.send(To::Peer(PeerIn::Drop {
+                connection,
+                text: format!("the volume is {}", self.vector().connection),
+            }));
             return;
         }
         self.link = Some(Link {
@@ -91,18 +112,27 @@ impl StatePart {
             sizes: None,
             generations: None,
             state: None,
-            bad: None,
+            bad: KnownBad::default(),
+            rounds: 1,
+            merged: 0,
             sent_identifiers: self.current.identifiers,
             decided: false,
             until: Some(cx.now.after_ms(self.configuration.detach_step_timeout)),
         });
-        self.fact("connection made", out, |v| v.connection = ConnectionState::WFReportParams);
+        self.fact("connection made", out, |v| {
+            v.connection = ConnectionState::WFReportParams
+        });
     }
 
     /// Sends the own parameters once nothing is under way that would change them.
     pub(super) fn send_parameters(&mut self, out: &mut Outbox<StateEffect>) {
-        let busy = self.generation_pending() || self.promotion_pending() || self.detach.is_some() || self.attach.as_ref().is_some_and(|a| !a.is_waiting());
-        let Some(link) = self.link.as_mut().filter(|link| !link.sent && !busy) else { return };
+        let busy = self.generation_pending()
+            || self.promotion_pending()
+            || self.detach.is_some()
+            || self.attach.as_ref().is_some_and(|a| !a.is_waiting());
+        let Some(link) = self.link.as_mut().filter(|link| !link.sent && !busy) else {
+            return;
+        };
         link.sent = true;
         link.sent_identifiers = self.current.identifiers;
         let connection = link.connection;
@@ -115,7 +145,11 @@ impl StatePart {
     fn send_sizes_and_generations(&self, connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
         let disk_sectors = self.current.disk.as_ref().map_or(0, |disk| disk.data_sectors);
         let logical_block = self.current.disk.as_ref().map_or(512, |disk| disk.logical_block);
-        let sizes = Sizes { disk_sectors, volume_sectors: self.current.volume_sectors, logical_block };
+        let sizes = Sizes {
+            disk_sectors,
+            volume_sectors: self.current.volume_sectors,
+            logical_block,
+        };
         self.send_peer(connection, Message::Sizes(sizes), out);
         self.send_generations(connection, out);
     }
@@ -127,7 +161,11 @@ impl StatePart {
 
     fn generation_info(&self) -> GenerationInfo {
         let attached = self.vector().disk >= DiskState::Negotiating;
-        let ids = if attached { self.current.identifiers } else { identifiers_of(self.health.slots) };
+        let ids = if attached {
+            self.current.identifiers
+        } else {
+            identifiers_of(self.health.slots)
+        };
         let decided = self.attach.as_ref().and_then(super::attach::Attaching::decided);
         let (loss, loss_current) = self.health.loss_of.unwrap_or((0, 0));
         let made = attached && loss != 0 && Generation(loss_current).same(ids.current);
@@ -141,7 +179,11 @@ impl StatePart {
             will_be_inconsistent: decided.is_some_and(|decided| decided.disk == DiskState::Inconsistent),
             skip_initial_sync: false,
             attached,
-            attach_id: self.current.disk.as_ref().map_or(self.health.attach_id, |disk| disk.attach_id.0),
+            attach_id: self
+                .current
+                .disk
+                .as_ref()
+                .map_or(self.health.attach_id, |disk| disk.attach_id.0),
             exposed: self.exposed.0,
             made_for_loss_of: if made { loss } else { 0 },
             not_primary_since: made && self.vector().role != Role::Primary,
@@ -150,11 +192,21 @@ impl StatePart {
 
     pub(super) fn peer_state(&self) -> PeerState {
         let vector = self.vector();
+        // A disk that is not yet offered (A13 is being written) is still being attached, for the peer.
+        let offered = self
+            .attach
+            .as_ref()
+            .is_some_and(super::attach::Attaching::is_negotiating);
+        let disk = if vector.disk == DiskState::Negotiating && !offered {
+            DiskState::Attaching
+        } else {
+            vector.disk
+        };
         PeerState {
             number: self.current.number.0,
             role: vector.role.number(),
             connection: vector.connection.number(),
-            disk: vector.disk.number(),
+            disk: disk.number(),
             peer_disk: vector.peer_disk.number(),
             suspended: vector.suspended.any(),
             paused: vector.paused.own(),
@@ -166,7 +218,7 @@ impl StatePart {
         let Some(link) = self.link.as_mut() else { return };
         link.generations = None;
         link.state = None;
-        link.bad = None;
+        link.rounds += 1;
         link.decided = false;
         link.sent = true;
         link.sent_identifiers = self.current.identifiers;
@@ -177,23 +229,48 @@ impl StatePart {
         self.send_peer(connection, Message::State(state), out);
     }
 
-    pub(super) fn peer_message(&mut self, connection: ConnectionNumber, message: Message, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        if self.link.as_ref().is_none_or(|link| link.connection != connection) {
+    pub(super) fn peer_message(
+        &mut self,
+        connection: ConnectionNumber,
+        message: Message,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if self
+            .link
+            .as_ref()
+            .is_none_or(|link| link.connection != connection)
+        {
             return;
         }
         match message {
             Message::Sizes(sizes) => self.peer_sizes(sizes, out),
             Message::Generations(info) => self.peer_generations(info, cx, out),
             Message::State(state) => self.peer_state_arrived(state, cx, out),
-            Message::ChangeRequest { request, change } => self.change_requested(connection, request, change, cx, out),
-            Message::ChangeAnswer { request, code, cause } => self.change_answered(request, code, cause, cx, out),
+            Message::ChangeRequest { request, change } => {
+                self.change_requested(connection, request, change, cx, out)
+            }
+            Message::ChangeAnswer { request, code, cause } => {
+                self.change_answered(request, code, cause, cx, out)
+            }
             Message::SyncId { id } => self.sync_id(connection, Generation(id), out),
-            Message::Tell { number, attach_id, failed, records } => {
+            Message::Tell {
+                number,
+                attach_id,
+                failed,
+                records,
+            } => {
                 self.tell_received(connection, number, attach_id, failed, records, out);
             }
-            Message::Told { number, current, new_generation } => self.told(number, current, new_generation, out),
+            Message::Told {
+                number,
+                current,
+                new_generation,
+            } => self.told(number, current, new_generation, out),
             Message::Marked { .. } => self.current.peer_loss_settled = true,
-            other => out.fact(Fact::Surprise { what: format!("message not for the state part: {other:?}") }),
+            other => out.fact(Fact::Surprise {
+                what: format!("message not for the state part: {other:?}"),
+            }),
         }
     }
 
@@ -202,16 +279,37 @@ impl StatePart {
         let known = self.current.volume_sectors;
         let agreed = match (own, sizes.disk_sectors) {
             (0, 0) => known.max(sizes.volume_sectors),
-            (0, peer) => if sizes.volume_sectors > 0 { sizes.volume_sectors } else { peer },
-            (own, 0) => if known > 0 { known } else { own },
+            (0, peer) => {
+                if sizes.volume_sectors > 0 {
+                    sizes.volume_sectors
+                } else {
+                    peer
+                }
+            }
+            (own, 0) => {
+                if known > 0 {
+                    known
+                } else {
+                    own
+                }
+            }
             (own, peer) => own.min(peer),
         };
         // A size that both worked with stays; it never grows by a connection, and never shrinks under good data.
-        let never_agreed = self.disk.as_ref().is_some_and(|disk| disk.superblock.effective_sectors == 0);
-        let size = if known > 0 && !never_agreed { known.min(agreed) } else { agreed };
+        let never_agreed = self
+            .disk
+            .as_ref()
+            .is_some_and(|disk| disk.superblock.effective_sectors == 0);
+        let size = if known > 0 && !never_agreed {
+            known.min(agreed)
+        } else {
+            agreed
+        };
         let good_data = self.vector().disk >= DiskState::Outdated;
         if known > 0 && size < known && good_data && !never_agreed {
-            let text = format!("the peer's disk size is too small: the volume has {known} sectors, the peer {size}; give the peer a larger disk");
+            let text = format!(
+                "the peer's disk size is too small: the volume has {known} sectors, the peer {size}; give the peer a larger disk"
+            );
             self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
             return;
         }
@@ -221,7 +319,12 @@ impl StatePart {
         }
     }
 
-    fn peer_generations(&mut self, info: GenerationInfo, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn peer_generations(
+        &mut self,
+        info: GenerationInfo,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let own = self.vector().disk.is_usable().then_some(self.current.identifiers);
         let primary = self.vector().role == Role::Primary;
         let connected = self.vector().connection.is_connected_or_better();
@@ -242,11 +345,15 @@ impl StatePart {
             protocol: Agreed::OURS.protocol,
             peer,
             skip_initial_sync: info.skip_initial_sync,
-            made_for_you: (info.made_for_loss_of != 0)
-                .then_some(MadeForYou { attach: info.made_for_loss_of, primary_since: !info.not_primary_since }),
+            made_for_you: (info.made_for_loss_of != 0).then_some(MadeForYou {
+                attach: info.made_for_loss_of,
+                primary_since: !info.not_primary_since,
+            }),
         });
         match received {
-            Err(refusal) => self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out),
+            Err(refusal) => {
+                self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out)
+            }
             Ok(received) => {
                 self.exposed = received.exposed;
                 self.newer_than_own_disk(peer, out);
@@ -264,18 +371,28 @@ impl StatePart {
         }
         let own = identifiers_of(self.health.slots);
         let known = [own.current, own.bitmap, own.history[0], own.history[1]];
-        if known.iter().any(|id| id.same(peer.current)) || self.health.outdated_since == Some(peer.current.0) {
+        if known.iter().any(|id| id.same(peer.current)) || self.health.outdated_since == Some(peer.current.0)
+        {
             self.current.own_loss_settled = true;
             return;
         }
-        let change = HeaderChange { outdated_since: Some(Some(peer.current.0)), ..HeaderChange::default() };
+        let change = HeaderChange {
+            outdated_since: Some(Some(peer.current.0)),
+            ..HeaderChange::default()
+        };
         let query = self.set_header(change, out);
         self.sync.outdated_note = Some((query, peer.current.0));
     }
 
     /// The note of [`Self::newer_than_own_disk`] is durable.
-    pub(super) fn outdated_noted(&mut self, query: crate::identity::Query, out: &mut Outbox<StateEffect>) -> bool {
-        let Some((_, generation)) = self.sync.outdated_note.filter(|(noted, _)| *noted == query) else { return false };
+    pub(super) fn outdated_noted(
+        &mut self,
+        query: crate::identity::Query,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
+        let Some((_, generation)) = self.sync.outdated_note.filter(|(noted, _)| *noted == query) else {
+            return false;
+        };
         self.sync.outdated_note = None;
         self.current.own_loss_settled = true;
         if let Some(link) = self.link.as_ref() {
@@ -293,7 +410,8 @@ impl StatePart {
         out: &mut Outbox<StateEffect>,
     ) {
         if let Some(link) = self.link.as_mut().filter(|link| link.connection == connection) {
-            link.bad = Some(KnownBad { own, peer });
+            link.bad = KnownBad { own, peer };
+            link.merged += 1;
             self.establish(cx, out);
         }
     }
@@ -318,6 +436,7 @@ impl StatePart {
     fn peer_offers_disk(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let Some(link) = self.link.as_mut() else { return };
         link.decided = false;
+        link.rounds += 1;
         link.sent_identifiers = self.current.identifiers;
         let connection = link.connection;
         out.send(To::Bitmap(BitmapIn::SendRecords { connection }));
@@ -329,8 +448,17 @@ impl StatePart {
 
     /// Everything of the peer is here: compare, decide, change the state.
     pub(super) fn establish(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let Some(link) = self.link.as_ref().filter(|link| link.sent && !link.decided) else { return };
-        let (Some(_), Some(info), Some(state), Some(bad)) = (link.sizes, link.generations, link.state, link.bad) else { return };
+        let Some(link) = self
+            .link
+            .as_ref()
+            .filter(|link| link.sent && !link.decided && link.merged >= link.rounds)
+        else {
+            return;
+        };
+        let (Some(_), Some(info), Some(state), bad) = (link.sizes, link.generations, link.state, link.bad)
+        else {
+            return;
+        };
         let peer_disk = real_peer_disk(&state, &info);
         let own_disk = self.own_negotiated();
         if let Some(link) = self.link.as_mut() {
@@ -344,7 +472,11 @@ impl StatePart {
     }
 
     fn own_negotiated(&self) -> Option<NegotiatedDisk> {
-        let decided = self.attach.as_ref().filter(|attach| attach.is_negotiating()).and_then(super::attach::Attaching::decided);
+        let decided = self
+            .attach
+            .as_ref()
+            .filter(|attach| attach.is_negotiating())
+            .and_then(super::attach::Attaching::decided);
         match (self.vector().disk, decided) {
             (DiskState::Negotiating, Some(decided)) => negotiated(decided.disk),
             (disk, _) => negotiated(disk),
@@ -352,7 +484,12 @@ impl StatePart {
     }
 
     /// One side has no disk: nothing to compare.
-    fn connected_without_comparison(&mut self, peer_disk: DiskState, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn connected_without_comparison(
+        &mut self,
+        peer_disk: DiskState,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let peer_role = self.peer_role();
         let confirmed = self.confirmed_by_exposed_id(peer_disk, peer_role);
         let raise = confirmed == Confirmed::ByExposedId;
@@ -372,16 +509,28 @@ impl StatePart {
 
     /// A Primary without a disk that works with exactly our generation proves that our disk is current.
     fn confirmed_by_exposed_id(&self, peer_disk: DiskState, peer_role: Role) -> Confirmed {
-        let exposed = self.link.as_ref().and_then(|link| link.generations).map_or(Generation::NONE, |info| Generation(info.exposed));
+        let exposed = self
+            .link
+            .as_ref()
+            .and_then(|link| link.generations)
+            .map_or(Generation::NONE, |info| Generation(info.exposed));
         let proof = peer_disk < DiskState::Negotiating
             && peer_role == Role::Primary
             && !exposed.is_none()
             && exposed.same(self.current.identifiers.current);
-        if proof { Confirmed::ByExposedId } else { Confirmed::Nothing }
+        if proof {
+            Confirmed::ByExposedId
+        } else {
+            Confirmed::Nothing
+        }
     }
 
     pub(super) fn peer_role(&self) -> Role {
-        let number = self.link.as_ref().and_then(|link| link.state).map_or(0, |state| state.role);
+        let number = self
+            .link
+            .as_ref()
+            .and_then(|link| link.state)
+            .map_or(0, |state| state.role);
         Role::from_number(number).unwrap_or(Role::Unknown)
     }
 
@@ -393,9 +542,12 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        let Some(handshake) = self.handshake(own, peer) else { return };
+        let Some(handshake) = self.handshake(own, peer) else {
+            return;
+        };
         let mut decision = handshake::decide(&handshake);
-        if decision.next == Next::Connected && own == NegotiatedDisk::UpToDate.min(own) {
+        let good_copy = own > NegotiatedDisk::Inconsistent || peer > NegotiatedDisk::Inconsistent;
+        if decision.next == Next::Connected && good_copy {
             decision.next = self.known_bad_blocks_first(bad);
         }
         self.current.reasons.handshake = Some(format!("{} -> {:?}", decision.verdict, decision.next));
@@ -432,9 +584,18 @@ impl StatePart {
                 resolver: link.resolver,
                 agreed: Agreed::OURS,
             },
-            own: Participant { disk: own, discard_my_data: self.discard_my_data, bits: self.sync.set_bits },
-            peer: Participant { disk: peer, discard_my_data: info.discard_my_data, bits: info.set_bits },
-            own_disk_in_use: self.vector().disk >= DiskState::Consistent && self.vector().disk != DiskState::Negotiating,
+            own: Participant {
+                disk: own,
+                discard_my_data: self.discard_my_data,
+                bits: self.sync.set_bits,
+            },
+            peer: Participant {
+                disk: peer,
+                discard_my_data: info.discard_my_data,
+                bits: info.set_bits,
+            },
+            own_disk_in_use: self.vector().disk >= DiskState::Consistent
+                && self.vector().disk != DiskState::Negotiating,
             policies: Policies::default(),
             tentative: false,
             peer_dry_run: false,
@@ -456,12 +617,20 @@ impl StatePart {
         }
     }
 
-    fn apply_decision(&mut self, decision: &Decision, peer: NegotiatedDisk, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn apply_decision(
+        &mut self,
+        decision: &Decision,
+        peer: NegotiatedDisk,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let connection = match decision.next {
             Next::Connected => ConnectionState::Connected,
             Next::WFBitMapS => ConnectionState::WFBitMapS,
             Next::WFBitMapT => ConnectionState::WFBitMapT,
-            Next::Refuse(refusal) => return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out),
+            Next::Refuse(refusal) => {
+                return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out);
+            }
         };
         let old = *self.vector();
         let decided = self.attach.as_ref().and_then(super::attach::Attaching::decided);
@@ -474,12 +643,18 @@ impl StatePart {
                 v.disk = decided.disk;
             }
             match connection {
-                ConnectionState::Connected if v.disk >= DiskState::Outdated && v.peer_disk >= DiskState::Outdated => {
+                ConnectionState::Connected
+                    if v.disk >= DiskState::Outdated && v.peer_disk >= DiskState::Outdated =>
+                {
                     v.disk = DiskState::UpToDate;
                     v.peer_disk = DiskState::UpToDate;
                 }
                 ConnectionState::WFBitMapT => {
-                    v.disk = if v.disk == DiskState::Inconsistent { v.disk } else { DiskState::Outdated };
+                    v.disk = if v.disk == DiskState::Inconsistent {
+                        v.disk
+                    } else {
+                        DiskState::Outdated
+                    };
                     v.peer_disk = DiskState::UpToDate;
                 }
                 ConnectionState::WFBitMapS => v.peer_disk = v.peer_disk.min(DiskState::Consistent),
@@ -495,11 +670,19 @@ impl StatePart {
         if let Err(refusal) = self.change(Kind::Soft, Confirmed::ByHandshake, "handshake", out, edit) {
             return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out);
         }
-        if self.attach.as_ref().is_some_and(super::attach::Attaching::is_negotiating) {
+        if self
+            .attach
+            .as_ref()
+            .is_some_and(super::attach::Attaching::is_negotiating)
+        {
             self.attach_ended(out);
         }
         self.current.peer_loss_settled = true;
-        self.sync.begin(decision, connection, self.link.as_ref().and_then(Link::peer_identifiers));
+        self.sync.begin(
+            decision,
+            connection,
+            self.link.as_ref().and_then(Link::peer_identifiers),
+        );
         self.connected(cx, out);
         if connection != ConnectionState::Connected {
             self.begin_sync(decision.full_sync, cx, out);
@@ -518,7 +701,10 @@ impl StatePart {
         self.current.vector.suspended.no_data &= !self.current.vector.has_up_to_date_data();
         self.current.peer_loss_settled = true;
         if let Some(link) = self.link.as_ref() {
-            out.fact(Fact::LinkUp { connection: link.connection, peer: self.configuration.peer_name.clone() });
+            out.fact(Fact::LinkUp {
+                connection: link.connection,
+                peer: self.configuration.peer_name.clone(),
+            });
         }
         self.answer_connect(out);
         self.serve_diskless_primary(cx, out);
@@ -531,21 +717,38 @@ impl StatePart {
         if self.vector().disk == DiskState::Negotiating {
             return self.attach_failed(AttachFailure::StateRefused, text.to_owned(), out);
         }
-        let peer_negotiates = self.link.as_ref().and_then(|link| link.state).is_some_and(|state| state.disk == DiskState::Negotiating.number());
+        let peer_negotiates = self
+            .link
+            .as_ref()
+            .and_then(|link| link.state)
+            .is_some_and(|state| state.disk == DiskState::Negotiating.number());
         if peer_negotiates && self.vector().connection.is_connected_or_better() {
-            out.fact(Fact::Alert { what: format!("the peer's disk was refused: {text}") });
+            out.fact(Fact::Alert {
+                what: format!("the peer's disk was refused: {text}"),
+            });
             return;
         }
         if matches!(outcome, Outcome::SplitBrain { .. }) {
             self.current.reasons.split_brain = Some(text.to_owned());
         }
-        let reason = if matches!(outcome, Outcome::SplitBrain { .. }) { DisconnectReason::SplitBrain } else { DisconnectReason::UnrelatedData };
+        let reason = if matches!(outcome, Outcome::SplitBrain { .. }) {
+            DisconnectReason::SplitBrain
+        } else {
+            DisconnectReason::UnrelatedData
+        };
         self.drop_to_stand_alone(reason, text, out);
     }
 
     /// For good: the operator must act.
-    pub(super) fn drop_to_stand_alone(&mut self, reason: DisconnectReason, text: &str, out: &mut Outbox<StateEffect>) {
-        out.fact(Fact::Alert { what: format!("disconnected: {text}") });
+    pub(super) fn drop_to_stand_alone(
+        &mut self,
+        reason: DisconnectReason,
+        text: &str,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        out.fact(Fact::Alert {
+            what: format!("disconnected: {text}"),
+        });
         self.current.reasons.handshake = Some(text.to_owned());
         self.to_stand_alone(reason, out);
         self.answer_connect_refused(text, out);
@@ -553,7 +756,9 @@ impl StatePart {
 
     pub(super) fn to_stand_alone(&mut self, reason: DisconnectReason, out: &mut Outbox<StateEffect>) {
         let was = self.link.take();
-        self.fact("disconnecting", out, |v| v.connection = ConnectionState::Disconnecting);
+        self.fact("disconnecting", out, |v| {
+            v.connection = ConnectionState::Disconnecting
+        });
         if let Some(link) = was {
             self.after_loss_facts(link.connection, out);
         }
@@ -562,22 +767,45 @@ impl StatePart {
         out.send(To::Peer(PeerIn::Wish(LinkWish::Down)));
     }
 
-    fn link_down(&mut self, connection: ConnectionNumber, reason: DownReason, text: &str, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        if self.link.as_ref().is_none_or(|link| link.connection != connection) {
+    fn link_down(
+        &mut self,
+        connection: ConnectionNumber,
+        reason: DownReason,
+        text: &str,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if self
+            .link
+            .as_ref()
+            .is_none_or(|link| link.connection != connection)
+        {
             return;
         }
         self.link = None;
-        out.fact(Fact::LinkDown { connection, cause: text.to_owned() });
-        let state = reason.connection_state();
+        out.fact(Fact::LinkDown {
+            connection,
+            cause: text.to_owned(),
+        });
+        let state = reason.state();
         self.fact(text, out, |v| v.connection = state);
         self.current.reasons.down = Some(reason);
         self.after_loss(connection, cx, out);
-        self.fact("reconnecting", out, |v| v.connection = ConnectionState::Unconnected);
-        self.fact("waiting for the peer", out, |v| v.connection = ConnectionState::WFConnection);
+        self.fact("reconnecting", out, |v| {
+            v.connection = ConnectionState::Unconnected
+        });
+        self.fact("waiting for the peer", out, |v| {
+            v.connection = ConnectionState::WFConnection
+        });
     }
 
     /// What a loss of the link means, whoever caused it: generation first, then answers.
-    fn after_loss(&mut self, connection: ConnectionNumber, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn after_loss(
+        &mut self,
+        connection: ConnectionNumber,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         self.current.link_lost_at = Some(cx.now);
         self.after_loss_facts(connection, out);
         self.lost_peer_data(cx, out);
@@ -591,24 +819,45 @@ impl StatePart {
         self.sync.link_lost(out);
         self.fail_running_on_loss(out);
         if self.vector().disk == DiskState::Negotiating {
-            let stays = self.attach.as_ref().and_then(super::attach::Attaching::decided).is_some()
+            let stays = self
+                .attach
+                .as_ref()
+                .and_then(super::attach::Attaching::decided)
+                .is_some()
                 && exposed::negotiating_disk_stays(self.exposed, self.current.identifiers.current);
             if stays {
                 self.attach_ended(out);
             } else {
-                self.attach_failed(AttachFailure::Cancelled, "the connection was lost while the disk was negotiated".to_owned(), out);
+                self.attach_failed(
+                    AttachFailure::Cancelled,
+                    "the connection was lost while the disk was negotiated".to_owned(),
+                    out,
+                );
             }
         }
     }
 
-    pub(super) fn loss_retired(&mut self, _connection: ConnectionNumber, _cx: &mut Context<'_>, _out: &mut Outbox<StateEffect>) {}
+    pub(super) fn loss_retired(
+        &mut self,
+        _connection: ConnectionNumber,
+        _cx: &mut Context<'_>,
+        _out: &mut Outbox<StateEffect>,
+    ) {
+    }
 
     pub(super) fn link_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
-        let late = self.link.as_ref().and_then(|link| link.until).is_some_and(|until| until <= cx.now);
+        let late = self
+            .link
+            .as_ref()
+            .and_then(|link| link.until)
+            .is_some_and(|until| until <= cx.now);
         if let Some(link) = self.link.as_mut().filter(|_| late) {
             link.until = Some(cx.now.after_ms(self.configuration.detach_step_timeout));
             let connection = link.connection;
-            out.send(To::Peer(PeerIn::Drop { connection, text: "the peer did not send its parameters in time".to_owned() }));
+            out.send(To::Peer(PeerIn::Drop {
+                connection,
+                text: "the peer did not send its parameters in time".to_owned(),
+            }));
         }
     }
 }

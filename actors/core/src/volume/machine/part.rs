@@ -56,6 +56,7 @@ pub struct StatePart {
     pub(super) openers: u32,
     pub(super) discard_my_data: bool,
     pub(super) helper_wanted: Vec<super::helper::Wanted>,
+    pub(super) last_superblock: Option<Superblock>,
     taken: Vec<ErrorNumber>,
     last_peer_state: Option<mendblock_net::wire::message::PeerState>,
 }
@@ -80,19 +81,36 @@ impl StatePart {
             mirror: false,
             link_lost_at: None,
             identifiers: Identifiers::default(),
+            exposed: Generation::NONE,
             crashed_primary: false,
-            reasons: Reasons { diskless: Some(DisklessReason::NeverAttached), ..Reasons::default() },
+            reasons: Reasons {
+                diskless: Some(DisklessReason::NeverAttached),
+                ..Reasons::default()
+            },
             waits: Vec::new(),
         };
         Self::with(configuration, PartGeneration(1), Arc::new(start))
     }
 
     /// A later generation: goes on from the last snapshot (R13). What ran is taken up by [`super::restart`].
-    pub fn resume(configuration: Arc<VolumeConfiguration>, generation: PartGeneration, last: Arc<Snapshot>) -> Self {
+    pub fn resume(
+        configuration: Arc<VolumeConfiguration>,
+        generation: PartGeneration,
+        last: Arc<Snapshot>,
+    ) -> Self {
         Self::with(configuration, generation, last)
     }
 
-    fn with(configuration: Arc<VolumeConfiguration>, generation: PartGeneration, last: Arc<Snapshot>) -> Self {
+    fn with(
+        configuration: Arc<VolumeConfiguration>,
+        generation: PartGeneration,
+        last: Arc<Snapshot>,
+    ) -> Self {
+        let last_disk = last.disk.as_ref().map(|facts| AttachedDisk {
+            layout: facts.layout,
+            superblock: facts.superblock,
+        });
+        let exposed = last.exposed;
         Self {
             configuration,
             generation,
@@ -100,8 +118,8 @@ impl StatePart {
             published: last,
             // Numbers of another generation are never taken for own ones.
             queries: generation.0 << 32,
-            disk: None,
-            exposed: Generation::NONE,
+            disk: last_disk,
+            exposed,
             health: HealthHeader::default(),
             store: Store::default(),
             attach: None,
@@ -114,6 +132,7 @@ impl StatePart {
             openers: 0,
             discard_my_data: false,
             helper_wanted: Vec::new(),
+            last_superblock: None,
             taken: Vec::new(),
             last_peer_state: None,
         }
@@ -166,7 +185,11 @@ impl StatePart {
         edit(&mut wanted);
         let change = transition::change(&old, &wanted, kind, &self.policy(confirmed))?;
         if change.new != old {
-            out.fact(Fact::StateChanged { old, new: change.new, cause: cause.to_owned() });
+            out.fact(Fact::StateChanged {
+                old,
+                new: change.new,
+                cause: cause.to_owned(),
+            });
             self.current.vector = change.new;
             self.after_change(old);
         }
@@ -174,9 +197,16 @@ impl StatePart {
     }
 
     /// A fact: it has happened; what the order of connection states does not allow is left out.
-    pub(super) fn fact(&mut self, cause: &str, out: &mut Outbox<StateEffect>, edit: impl FnOnce(&mut StateVector)) {
+    pub(super) fn fact(
+        &mut self,
+        cause: &str,
+        out: &mut Outbox<StateEffect>,
+        edit: impl FnOnce(&mut StateVector),
+    ) {
         if let Err(refusal) = self.change(Kind::Hard, Confirmed::Nothing, cause, out, edit) {
-            out.fact(Fact::Surprise { what: format!("{cause}: the state refuses a fact: {refusal}") });
+            out.fact(Fact::Surprise {
+                what: format!("{cause}: the state refuses a fact: {refusal}"),
+            });
         }
     }
 
@@ -189,7 +219,10 @@ impl StatePart {
         if new.disk != DiskState::Inconsistent {
             self.current.reasons.inconsistent = None;
         }
-        if old.disk < DiskState::Consistent && new.disk >= DiskState::Consistent && new.disk != DiskState::DUnknown {
+        if old.disk < DiskState::Consistent
+            && new.disk >= DiskState::Consistent
+            && new.disk != DiskState::DUnknown
+        {
             self.exposed = self.current.identifiers.current;
         }
         self.note_flags();
@@ -213,11 +246,19 @@ impl StatePart {
     fn derive(&mut self, cx: &Context<'_>) {
         let vector = self.current.vector;
         let connected = vector.connection.is_connected_or_better();
-        self.current.connection = self.link.as_ref().filter(|_| connected).map(|link| link.connection);
+        self.current.connection = self
+            .link
+            .as_ref()
+            .filter(|_| connected)
+            .map(|link| link.connection);
         self.current.mirror = transition::mirrors_writes(&vector);
         self.current.writes = self.admission(true);
         self.current.reads = self.admission(false);
         self.current.tell = self.tells.last_sent();
+        self.current.exposed = self.exposed;
+        if let (Some(facts), Some(disk)) = (self.current.disk.as_mut(), self.disk.as_ref()) {
+            facts.superblock = disk.superblock;
+        }
         self.current.waits = self.waits(cx);
     }
 
@@ -230,7 +271,14 @@ impl StatePart {
     }
 
     pub(super) fn hand_out(&self, snapshot: &Arc<Snapshot>, out: &mut Outbox<StateEffect>) {
-        for part in [PartName::Peer, PartName::Volume, PartName::Disk, PartName::Bitmap, PartName::ActivityLog, PartName::Resync] {
+        for part in [
+            PartName::Peer,
+            PartName::Volume,
+            PartName::Disk,
+            PartName::Bitmap,
+            PartName::ActivityLog,
+            PartName::Resync,
+        ] {
             hand_to(part, snapshot, out);
         }
     }
@@ -243,10 +291,16 @@ impl StatePart {
         };
         let connection = link.connection;
         let state = self.peer_state();
-        let unnumbered = |state: mendblock_net::wire::message::PeerState| mendblock_net::wire::message::PeerState { number: 0, ..state };
+        let unnumbered = |state: mendblock_net::wire::message::PeerState| {
+            mendblock_net::wire::message::PeerState { number: 0, ..state }
+        };
         if self.last_peer_state.map(unnumbered) != Some(unnumbered(state)) {
             self.last_peer_state = Some(state);
-            self.send_peer(connection, mendblock_net::wire::message::Message::State(state), out);
+            self.send_peer(
+                connection,
+                mendblock_net::wire::message::Message::State(state),
+                out,
+            );
         }
     }
 
@@ -255,7 +309,13 @@ impl StatePart {
         self.last_peer_state = None;
     }
 
-    fn restarted(&mut self, part: PartName, generation: PartGeneration, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn restarted(
+        &mut self,
+        part: PartName,
+        generation: PartGeneration,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         hand_to(part, &Arc::clone(&self.published), out);
         self.take_up_after(part, generation, cx, out);
     }
@@ -279,6 +339,11 @@ impl Part for StatePart {
     type Effect = StateEffect;
     const NAME: PartName = PartName::State;
 
+    fn start(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        self.begin(cx, out);
+        self.finish(cx, out);
+    }
+
     fn on(&mut self, cx: &mut Context<'_>, message: StateIn, out: &mut Outbox<StateEffect>) {
         match message {
             StateIn::Restarted { part, generation } => self.restarted(part, generation, cx, out),
@@ -286,31 +351,61 @@ impl Part for StatePart {
             StateIn::Openers { count } => self.openers = count,
             StateIn::DiskOpened { query, result } => self.disk_opened(query, result, cx, out),
             StateIn::DiskClosed => self.disk_closed(cx, out),
-            StateIn::IoError { number, kind, range, errno } => self.io_error(number, kind, range, errno, cx, out),
+            StateIn::IoError {
+                number,
+                kind,
+                range,
+                errno,
+            } => self.io_error(number, kind, range, errno, cx, out),
             StateIn::Meta(completion) => self.meta_completed(completion, cx, out),
+            StateIn::Table(answer) => self.table(&answer, out),
             StateIn::DiskTimeout { operation, age } => self.disk_timeout(operation, age, cx, out),
-            StateIn::Drained { snapshot, mark, complete } => self.drained(snapshot, mark, complete, cx, out),
+            StateIn::Drained {
+                snapshot,
+                mark,
+                complete,
+            } => self.drained(snapshot, mark, complete, cx, out),
             StateIn::LossRetired { connection } => self.loss_retired(connection, cx, out),
             StateIn::Quiesced { query, mark } => self.quiesced(query, mark, cx, out),
             StateIn::LogLoaded { query, result } => self.log_loaded(query, result, cx, out),
             StateIn::LogReset { query, result } => self.log_reset(query, result, cx, out),
-            StateIn::HealthLoaded { query, header, bad_blocks, anchor } => {
-                self.health_loaded(query, header, bad_blocks, anchor, cx, out);
+            StateIn::HealthLoaded {
+                query,
+                header,
+                bad_blocks,
+                last_device,
+            } => {
+                self.health_loaded(query, header, bad_blocks, last_device, cx, out);
             }
             StateIn::BitmapLoaded { query, result } => self.bitmap_loaded(query, result, cx, out),
-            StateIn::WrittenOut { query, result, uncovered } => self.written_out(query, result, uncovered, cx, out),
+            StateIn::WrittenOut {
+                query,
+                result,
+                uncovered,
+            } => self.written_out(query, result, uncovered, cx, out),
             StateIn::HealthWritten { query, durable } => self.health_written(query, durable, cx, out),
             StateIn::TellRecorded { number, connection } => self.tell_recorded(number, connection, cx, out),
-            StateIn::PeerRecordsMerged { connection, own_bad, peer_bad } => {
+            StateIn::PeerRecordsMerged {
+                connection,
+                own_bad,
+                peer_bad,
+            } => {
                 self.peer_records_merged(connection, own_bad, peer_bad, cx, out);
             }
-            StateIn::BitmapExchanged { connection, set_bits } => self.bitmap_exchanged(connection, set_bits, cx, out),
+            StateIn::BitmapExchanged { connection, set_bits } => {
+                self.bitmap_exchanged(connection, set_bits, cx, out)
+            }
             StateIn::AllSet { query, result } => self.all_set(query, result, cx, out),
             StateIn::SetBits { count } => self.sync.set_bits = count,
             StateIn::Link(fact) => self.link_fact(fact, cx, out),
             StateIn::Peer { connection, message } => self.peer_message(connection, message, cx, out),
             StateIn::ResyncFinished { lost } => self.resync_finished(lost, cx, out),
-            StateIn::HelperEnded { query, exit_code, outcome } => self.helper_ended(query, exit_code, outcome, cx, out),
+            StateIn::DriverFailed { part } => self.driver_failed(part, cx, out),
+            StateIn::HelperEnded {
+                query,
+                exit_code,
+                outcome,
+            } => self.helper_ended(query, exit_code, outcome, cx, out),
         }
         self.advance(cx, out);
         self.finish(cx, out);

@@ -6,7 +6,7 @@
 use super::StateEffect;
 use super::part::StatePart;
 use crate::bitmap::{BitmapIn, HeaderChange};
-use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation};
+use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
 use crate::identity::{ConnectionNumber, MarkNumber, Query};
 use crate::part::{Context, Outbox, PartName, To};
 use crate::volume::generations::identifiers::{Generation, Identifiers};
@@ -23,9 +23,16 @@ pub(super) enum Then {
     /// A new generation is durable: answers may go out, the peer is told.
     GenerationMade,
     /// A new generation, made for the loss of the peer's disk, is durable: the tell is answered.
-    TellAnswered { connection: ConnectionNumber, number: u64, new_generation: bool },
+    TellAnswered {
+        connection: ConnectionNumber,
+        number: u64,
+        new_generation: bool,
+    },
     /// START-SOURCE is durable: the sync id is sent.
-    SourceStarted { connection: ConnectionNumber, id: Generation },
+    SourceStarted {
+        connection: ConnectionNumber,
+        id: Generation,
+    },
     /// START-TARGET is durable: resync writes may begin.
     TargetStarted { connection: ConnectionNumber },
     /// FINISH-TARGET is durable: the disk is UpToDate.
@@ -36,8 +43,9 @@ pub(super) enum Then {
     FullSyncMarked,
     /// PRIMARY_IND and bit 0 are durable: the role changes.
     PromotionStored,
-    /// A peer's request that needs a flag on disk may be answered.
-    PeerAnswered { connection: ConnectionNumber, request: u64 },
+    /// The target is Outdated on disk: the bitmaps may be exchanged. Without it a sync id that gets lost would leave a disk
+    /// that passes for current.
+    TargetOutdated,
     /// The disk is known to be UpToDate again: "outdated since" may go (superblock first).
     OutdatedVoid,
 }
@@ -65,7 +73,10 @@ pub(super) struct Store {
 impl Store {
     /// The disk was attached with these flags.
     pub fn attached(&mut self, flags: Flags) {
-        *self = Self { written_flags: flags, ..Self::default() };
+        *self = Self {
+            written_flags: flags,
+            ..Self::default()
+        };
     }
 
     /// The disk is being given up: nothing more is written from here; what waited fails.
@@ -74,7 +85,10 @@ impl Store {
         if let Some(write) = self.running.take() {
             thens.extend(write.thens);
         }
-        *self = Self { written_flags: self.written_flags, ..Self::default() };
+        *self = Self {
+            written_flags: self.written_flags,
+            ..Self::default()
+        };
         thens
     }
 }
@@ -90,15 +104,21 @@ impl StatePart {
     pub(super) fn note_flags(&mut self) {
         let vector = self.current.vector;
         let crashed = self.current.crashed_primary;
-        let Some(disk) = self.disk.as_mut().filter(|_| vector.disk.is_usable()) else { return };
-        let wanted = transition::superblock_flags(&vector, crashed);
+        let Some(wanted) = transition::superblock_flags(&vector) else {
+            return;
+        };
+        // What is being written as durable before the vector shows it must not be taken back by another change.
+        let (promoting, finishing) = (self.promotion_pending(), self.sync.is_finishing());
+        let Some(disk) = self.disk.as_mut().filter(|_| vector.disk.is_usable()) else {
+            return;
+        };
         let mut flags = disk.superblock.flags;
-        flags.set(Flags::CONSISTENT, wanted.consistent);
-        flags.set(Flags::WAS_UP_TO_DATE, wanted.was_up_to_date);
-        flags.set(Flags::PEER_OUT_DATED, wanted.peer_out_dated);
-        flags.set(Flags::PRIMARY_IND, wanted.primary_indicator);
+        flags.set(Flags::CONSISTENT, wanted.consistent || finishing);
+        flags.set(Flags::WAS_UP_TO_DATE, wanted.was_up_to_date || finishing);
+        flags.set(Flags::PEER_OUT_DATED, wanted.peer_outdated);
+        flags.set(Flags::PRIMARY_IND, wanted.primary_indicator || promoting);
         flags.set(Flags::CONNECTED_IND, wanted.connected_indicator);
-        flags.set(Flags::CRASHED_PRIMARY, wanted.crashed_primary);
+        flags.set(Flags::CRASHED_PRIMARY, crashed);
         flags.set(Flags::AL_CLEAN, false);
         disk.superblock.flags = flags;
         self.store.wanted |= flags != self.store.written_flags;
@@ -119,17 +139,22 @@ impl StatePart {
         disk.superblock.generations = ids_on_disk(&identifiers);
         disk.superblock.effective_sectors = sectors;
         disk.superblock.log_state = LogState::Unclean;
+        disk.superblock.flags.set(Flags::AL_CLEAN, false);
         disk.superblock.anchor = self.health.anchor;
         Some(disk.superblock)
     }
 
     /// Starts the wanted write unless one is under way. Without a usable disk only the health file is written.
     pub(super) fn store_start(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let usable = self.current.vector.disk.is_usable() || self.current.vector.disk == DiskState::Negotiating;
+        let usable =
+            self.current.vector.disk.is_usable() || self.current.vector.disk == DiskState::Negotiating;
         if !self.store.wanted || self.store.running.is_some() || self.store.pages_first.is_some() {
             return;
         }
-        let attaching = self.attach.as_ref().is_some_and(super::attach::Attaching::is_committing);
+        let attaching = self
+            .attach
+            .as_ref()
+            .is_some_and(super::attach::Attaching::is_committing);
         let on_disk = self.disk.is_some() && (usable || attaching);
         if on_disk && self.pages_go_first(out) {
             return;
@@ -141,12 +166,23 @@ impl StatePart {
         let health = (self.health.slots != slots && (on_disk || self.health.device_id != 0)).then(|| {
             let query = self.query();
             self.health.slots = slots;
-            let change = HeaderChange { slots: Some(slots), ..HeaderChange::default() };
-            out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+            let change = HeaderChange {
+                slots: Some(slots),
+                ..HeaderChange::default()
+            };
+            out.send(To::Bitmap(BitmapIn::SetHeader {
+                query,
+                change: Box::new(change),
+            }));
             query
         });
         let thens = std::mem::take(&mut self.store.thens);
-        let mut write = Write { number, thens, disk: Some(true), health };
+        let mut write = Write {
+            number,
+            thens,
+            disk: Some(true),
+            health,
+        };
         if let Some(superblock) = on_disk.then(|| self.compose()).flatten() {
             self.store.written_flags = superblock.flags;
             write.disk = None;
@@ -160,7 +196,8 @@ impl StatePart {
     /// between them leaves a log that is not replayed and bits that are nowhere.
     fn pages_go_first(&mut self, out: &mut Outbox<StateEffect>) -> bool {
         let clears = self.disk.as_ref().is_some_and(|disk| {
-            self.store.written_flags.contains(Flags::PRIMARY_IND) && !disk.superblock.flags.contains(Flags::PRIMARY_IND)
+            self.store.written_flags.contains(Flags::PRIMARY_IND)
+                && !disk.superblock.flags.contains(Flags::PRIMARY_IND)
         });
         if !clears || self.store.pages_written {
             return false;
@@ -187,7 +224,12 @@ impl StatePart {
         true
     }
 
-    pub(super) fn write_superblock(&self, number: u64, superblock: &Superblock, out: &mut Outbox<StateEffect>) {
+    pub(super) fn write_superblock(
+        &self,
+        number: u64,
+        superblock: &Superblock,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let Some(disk) = self.disk.as_ref() else { return };
         out.send(To::Disk(DiskIn::Meta(vec![MetaOperation {
             holder: PartName::State,
@@ -201,11 +243,21 @@ impl StatePart {
         }])));
     }
 
-    pub(super) fn meta_completed(&mut self, completion: MetaCompletion, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn meta_completed(
+        &mut self,
+        completion: MetaCompletion,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if completion.generation != self.generation {
             return;
         }
-        if let Some(write) = self.store.running.as_mut().filter(|write| write.number == completion.number) {
+        if let Some(write) = self
+            .store
+            .running
+            .as_mut()
+            .filter(|write| write.number == completion.number)
+        {
             write.disk = Some(completion.result.is_ok());
             self.store_ended(cx, out);
         } else if !self.attach_meta(&completion, cx, out) {
@@ -214,29 +266,122 @@ impl StatePart {
     }
 
     /// The slots' copy is in the health file, or could not be written there: either way it stops nothing.
-    pub(super) fn slots_written(&mut self, query: Query, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) -> bool {
-        let Some(write) = self.store.running.as_mut().filter(|write| write.health == Some(query)) else { return false };
+    pub(super) fn slots_written(
+        &mut self,
+        query: Query,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
+        let Some(write) = self
+            .store
+            .running
+            .as_mut()
+            .filter(|write| write.health == Some(query))
+        else {
+            return false;
+        };
         write.health = None;
         self.store_ended(cx, out);
         true
     }
 
     fn store_ended(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let done = self.store.running.as_ref().is_some_and(|write| write.disk.is_some() && write.health.is_none());
-        let Some(write) = done.then(|| self.store.running.take()).flatten() else { return };
+        let done = self
+            .store
+            .running
+            .as_ref()
+            .is_some_and(|write| write.disk.is_some() && write.health.is_none());
+        let Some(write) = done.then(|| self.store.running.take()).flatten() else {
+            return;
+        };
         let ok = write.disk == Some(true);
         for then in write.thens {
             self.stored(then, ok, cx, out);
         }
     }
 
+    /// Questions of the store whose answers died with a neighbour.
+    pub(super) fn repeat_store(&mut self, part: PartName, out: &mut Outbox<StateEffect>) {
+        if part == PartName::Bitmap {
+            if let Some(query) = self.store.pages_first {
+                out.send(To::Bitmap(BitmapIn::WriteOut {
+                    requester: PartName::State,
+                    query,
+                    after: MarkNumber(0),
+                    extents: None,
+                }));
+            }
+            if let Some(query) = self.store.running.as_ref().and_then(|write| write.health) {
+                let change = HeaderChange {
+                    slots: Some(self.health.slots),
+                    ..HeaderChange::default()
+                };
+                out.send(To::Bitmap(BitmapIn::SetHeader {
+                    query,
+                    change: Box::new(change),
+                }));
+            }
+        }
+        if part == PartName::Disk && self.disk.is_some() {
+            let query = self.query();
+            out.send(To::Disk(DiskIn::QueryTable {
+                asker: PartName::State,
+                generation: self.generation,
+                query,
+            }));
+        }
+    }
+
+    /// R9: what the device's table does not name is submitted again, under its number.
+    pub(super) fn table(&mut self, answer: &TableAnswer, out: &mut Outbox<StateEffect>) {
+        if answer.asker != self.generation {
+            return;
+        }
+        let in_kernel: Vec<u64> = answer
+            .meta
+            .iter()
+            .filter(|(generation, _)| *generation == self.generation)
+            .map(|(_, number)| *number)
+            .collect();
+        let waiting = self
+            .store
+            .running
+            .as_ref()
+            .filter(|write| write.disk.is_none())
+            .map(|write| write.number);
+        if let Some(number) = waiting.filter(|number| !in_kernel.contains(number))
+            && let Some(superblock) = self.compose()
+        {
+            self.write_superblock(number, &superblock, out);
+        }
+        self.repeat_last_superblock(&in_kernel, out);
+    }
+
+    /// A new state part: the last superblock on disk is not known for sure, so the present one is written.
+    pub(super) fn store_resumed(&mut self) {
+        if let Some(disk) = self.disk.as_ref() {
+            self.store.written_flags = disk.superblock.flags;
+            self.store.wanted = true;
+        }
+    }
+
     /// What follows a superblock write. A failed one has been reported as a meta-data error too, so the disk is being given
     /// up already or will be with the next message.
-    pub(super) fn stored(&mut self, then: Then, ok: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn stored(
+        &mut self,
+        then: Then,
+        ok: bool,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         match then {
             Then::AttachCommitted => self.attach_committed(ok, cx, out),
             Then::GenerationMade => self.generation_made(ok, out),
-            Then::TellAnswered { connection, number, new_generation } => {
+            Then::TellAnswered {
+                connection,
+                number,
+                new_generation,
+            } => {
                 self.answer_tell(connection, number, new_generation && ok, out);
             }
             Then::SourceStarted { connection, id } => self.source_started(connection, id, ok, out),
@@ -245,7 +390,7 @@ impl StatePart {
             Then::SourceFinished => self.source_finished(ok, out),
             Then::FullSyncMarked => self.full_sync_marked(ok, cx, out),
             Then::PromotionStored => self.promotion_stored(ok, cx, out),
-            Then::PeerAnswered { connection, request } => self.change_stored(connection, request, ok, out),
+            Then::TargetOutdated => self.target_outdated(ok, out),
             Then::OutdatedVoid => self.outdated_void(ok, out),
         }
     }
@@ -269,13 +414,21 @@ impl StatePart {
             self.health.slots = slots;
         }
         let query = self.query();
-        out.send(To::Bitmap(BitmapIn::SetHeader { query, change: Box::new(change) }));
+        out.send(To::Bitmap(BitmapIn::SetHeader {
+            query,
+            change: Box::new(change),
+        }));
         query
     }
 }
 
 pub(super) fn slots(identifiers: &Identifiers) -> [u64; 4] {
-    [identifiers.current.0, identifiers.bitmap.0, identifiers.history[0].0, identifiers.history[1].0]
+    [
+        identifiers.current.0,
+        identifiers.bitmap.0,
+        identifiers.history[0].0,
+        identifiers.history[1].0,
+    ]
 }
 
 fn ids_on_disk(identifiers: &Identifiers) -> GenerationIds {

@@ -36,6 +36,14 @@ pub(super) struct Sync {
     pub outdated_note: Option<(Query, u64)>,
     /// "Source open" is being written: START-SOURCE follows.
     source_open: Option<(Query, ConnectionNumber)>,
+    /// A `before-resync-*` handler that is waited for.
+    pub helper: Option<Query>,
+    /// The peer was asked for a repair (`pass_on`).
+    pub repair_asked: Option<u64>,
+    /// The generation that was named to a Primary without a disk.
+    pub served_generation: Option<Generation>,
+    /// The health file is being read at the start of the part.
+    pub startup_health: Option<Query>,
     /// `invalidate` while alone: bits are being set.
     pub invalidating: Option<Query>,
 }
@@ -56,15 +64,32 @@ impl Sync {
     /// A resync that was agreed without a comparison (pass_on, invalidate).
     pub fn begin_agreed(&mut self, own: Identifiers, peer: Option<Identifiers>) {
         let set_bits = self.set_bits;
-        *self = Self { set_bits, own_corrected: Some(own), peer_identifiers: peer, ..Self::default() };
+        *self = Self {
+            set_bits,
+            own_corrected: Some(own),
+            peer_identifiers: peer,
+            ..Self::default()
+        };
+    }
+
+    pub fn is_finishing(&self) -> bool {
+        self.finishing
     }
 
     pub fn link_lost(&mut self, out: &mut Outbox<StateEffect>) {
         if self.running {
-            out.fact(Fact::ResyncEnded { source: false, blocks: 0, failed: 0, aborted: Some("connection lost".to_owned()) });
+            out.fact(Fact::ResyncEnded {
+                source: false,
+                blocks: 0,
+                failed: 0,
+                aborted: Some("connection lost".to_owned()),
+            });
         }
         let set_bits = self.set_bits;
-        *self = Self { set_bits, ..Self::default() };
+        *self = Self {
+            set_bits,
+            ..Self::default()
+        };
     }
 }
 
@@ -77,21 +102,50 @@ impl StatePart {
             self.set_full_sync(true);
             self.store(Then::FullSyncMarked);
         } else {
-            self.exchange(out);
+            self.ready_to_exchange(out);
         }
         let _ = cx;
     }
 
-    pub(super) fn full_sync_marked(&mut self, ok: bool, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    /// The source sends its bitmap at once; the target answers only when its disk says Outdated, durably.
+    fn ready_to_exchange(&mut self, out: &mut Outbox<StateEffect>) {
+        if self.vector().connection == ConnectionState::WFBitMapT {
+            self.store(Then::TargetOutdated);
+        } else {
+            self.exchange(out);
+        }
+    }
+
+    pub(super) fn target_outdated(&mut self, ok: bool, out: &mut Outbox<StateEffect>) {
+        if ok && self.vector().connection == ConnectionState::WFBitMapT {
+            self.exchange(out);
+        }
+    }
+
+    pub(super) fn full_sync_marked(
+        &mut self,
+        ok: bool,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if !ok || !self.vector().connection.is_resync_setup() {
             return;
         }
         let query = self.query();
         self.sync.setting = Some(query);
-        out.send(To::Bitmap(BitmapIn::SetAll { query, reason: "full sync".to_owned() }));
+        out.send(To::Bitmap(BitmapIn::SetAll {
+            query,
+            reason: "full sync".to_owned(),
+        }));
     }
 
-    pub(super) fn all_set(&mut self, query: Query, result: Result<(), i32>, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn all_set(
+        &mut self,
+        query: Query,
+        result: Result<(), i32>,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if self.invalidated(query, result, cx, out) {
             return;
         }
@@ -101,30 +155,49 @@ impl StatePart {
         self.sync.setting = None;
         if result.is_ok() {
             self.set_full_sync(false);
-            self.exchange(out);
+            self.ready_to_exchange(out);
         }
     }
 
     fn exchange(&mut self, out: &mut Outbox<StateEffect>) {
         let source = self.vector().connection == ConnectionState::WFBitMapS;
         if let Some(link) = self.link.as_ref() {
-            out.send(To::Bitmap(BitmapIn::Exchange { connection: link.connection, source }));
+            out.send(To::Bitmap(BitmapIn::Exchange {
+                connection: link.connection,
+                source,
+            }));
         }
     }
 
-    pub(super) fn bitmap_exchanged(&mut self, connection: ConnectionNumber, set_bits: u64, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        if self.link.as_ref().is_none_or(|link| link.connection != connection) {
+    pub(super) fn bitmap_exchanged(
+        &mut self,
+        connection: ConnectionNumber,
+        set_bits: u64,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if self
+            .link
+            .as_ref()
+            .is_none_or(|link| link.connection != connection)
+        {
             return;
         }
         self.sync.set_bits = set_bits;
         self.sync.exchanged = true;
         match self.vector().connection {
             ConnectionState::WFBitMapS => {
-                let query = self.run_helper(Handler::BeforeResyncSource, self.configuration.helper_timeout, out);
+                let query = self.run_helper(
+                    Handler::BeforeResyncSource,
+                    self.configuration.helper_timeout,
+                    out,
+                );
                 self.sync_helper(query);
             }
             ConnectionState::WFBitMapT => {
-                let changed = self.change(Kind::Soft, Confirmed::Nothing, "bitmaps exchanged", out, |v| v.connection = ConnectionState::WFSyncUUID);
+                let changed = self.change(Kind::Soft, Confirmed::Nothing, "bitmaps exchanged", out, |v| {
+                    v.connection = ConnectionState::WFSyncUUID
+                });
                 if let Err(refusal) = changed {
                     return self.drop_link(&refusal.to_string(), out);
                 }
@@ -138,17 +211,27 @@ impl StatePart {
 
     /// `before-resync-source` agreed: START-SOURCE. "Source open" is durable before the sync id can be heard.
     pub(super) fn start_source(&mut self, out: &mut Outbox<StateEffect>) {
-        let Some(connection) = self.link.as_ref().map(|link| link.connection) else { return };
+        let Some(connection) = self.link.as_ref().map(|link| link.connection) else {
+            return;
+        };
         if self.vector().connection != ConnectionState::WFBitMapS {
             return;
         }
         let current = self.current.identifiers.current.0;
-        let query = self.set_header(HeaderChange { source_open: Some(Some(current)), ..HeaderChange::default() }, out);
+        let query = self.set_header(
+            HeaderChange {
+                source_open: Some(Some(current)),
+                ..HeaderChange::default()
+            },
+            out,
+        );
         self.sync.source_open = Some((query, connection));
     }
 
     pub(super) fn source_open_written(&mut self, query: Query, cx: &mut Context<'_>) -> bool {
-        let Some((_, connection)) = self.sync.source_open.filter(|(open, _)| *open == query) else { return false };
+        let Some((_, connection)) = self.sync.source_open.filter(|(open, _)| *open == query) else {
+            return false;
+        };
         self.sync.source_open = None;
         if self.vector().connection == ConnectionState::WFBitMapS {
             let base = self.sync.own_corrected.unwrap_or(self.current.identifiers);
@@ -159,63 +242,116 @@ impl StatePart {
         true
     }
 
-    pub(super) fn source_started(&mut self, connection: ConnectionNumber, id: Generation, ok: bool, out: &mut Outbox<StateEffect>) {
-        let mine = self.link.as_ref().is_some_and(|link| link.connection == connection);
+    pub(super) fn source_started(
+        &mut self,
+        connection: ConnectionNumber,
+        id: Generation,
+        ok: bool,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let mine = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.connection == connection);
         if !ok || !mine || self.vector().connection != ConnectionState::WFBitMapS {
             return;
         }
         self.send_peer(connection, Message::SyncId { id: id.0 }, out);
-        let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync starts, this node is the source", out, |v| {
-            v.connection = ConnectionState::SyncSource;
-            v.peer_disk = DiskState::Inconsistent;
-        });
+        let changed = self.change(
+            Kind::Soft,
+            Confirmed::Nothing,
+            "resync starts, this node is the source",
+            out,
+            |v| {
+                v.connection = ConnectionState::SyncSource;
+                v.peer_disk = DiskState::Inconsistent;
+            },
+        );
         match changed {
             Ok(()) => {
                 self.sync.running = true;
-                out.fact(Fact::ResyncStarted { source: true, bits: self.sync.set_bits });
+                out.fact(Fact::ResyncStarted {
+                    source: true,
+                    bits: self.sync.set_bits,
+                });
             }
             Err(refusal) => self.drop_link(&refusal.to_string(), out),
         }
     }
 
     /// The source has begun: START-TARGET, durable before the first resync write.
-    pub(super) fn sync_id(&mut self, connection: ConnectionNumber, id: Generation, out: &mut Outbox<StateEffect>) {
+    pub(super) fn sync_id(
+        &mut self,
+        connection: ConnectionNumber,
+        id: Generation,
+        out: &mut Outbox<StateEffect>,
+    ) {
         self.sync.sync_id = Some(id);
         if !self.sync.exchanged || self.vector().connection != ConnectionState::WFSyncUUID {
             return;
         }
-        let query = self.run_helper(Handler::BeforeResyncTarget, self.configuration.helper_timeout, out);
+        let query = self.run_helper(
+            Handler::BeforeResyncTarget,
+            self.configuration.helper_timeout,
+            out,
+        );
         self.sync_helper(query);
         let _ = connection;
     }
 
     /// `before-resync-target` agreed.
     pub(super) fn start_target(&mut self, out: &mut Outbox<StateEffect>) {
-        let (Some(connection), Some(id)) = (self.link.as_ref().map(|link| link.connection), self.sync.sync_id) else { return };
+        let (Some(connection), Some(id)) =
+            (self.link.as_ref().map(|link| link.connection), self.sync.sync_id)
+        else {
+            return;
+        };
         if self.vector().connection != ConnectionState::WFSyncUUID {
             return;
         }
         let primary = self.vector().role == Role::Primary;
-        let peer_current = self.sync.peer_identifiers.map_or(Generation::NONE, |ids| ids.current);
-        self.fact("resync starts, this node is the target", out, |v| v.disk = DiskState::Inconsistent);
+        let peer_current = self
+            .sync
+            .peer_identifiers
+            .map_or(Generation::NONE, |ids| ids.current);
+        self.fact("resync starts, this node is the target", out, |v| {
+            v.disk = DiskState::Inconsistent
+        });
         self.current.reasons.inconsistent = Some(InconsistentReason::ResyncTarget);
         self.current.identifiers = self.current.identifiers.start_target(primary, id);
         self.exposed = exposed::at_start_target(primary, id, peer_current);
         self.store(Then::TargetStarted { connection });
     }
 
-    pub(super) fn target_started(&mut self, connection: ConnectionNumber, ok: bool, out: &mut Outbox<StateEffect>) {
-        let mine = self.link.as_ref().is_some_and(|link| link.connection == connection);
+    pub(super) fn target_started(
+        &mut self,
+        connection: ConnectionNumber,
+        ok: bool,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let mine = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.connection == connection);
         if !ok || !mine || self.vector().connection != ConnectionState::WFSyncUUID {
             return;
         }
-        let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync runs, this node is the target", out, |v| {
-            v.connection = ConnectionState::SyncTarget;
-        });
+        let changed = self.change(
+            Kind::Soft,
+            Confirmed::Nothing,
+            "resync runs, this node is the target",
+            out,
+            |v| {
+                v.connection = ConnectionState::SyncTarget;
+            },
+        );
         match changed {
             Ok(()) => {
                 self.sync.running = true;
-                out.fact(Fact::ResyncStarted { source: false, bits: self.sync.set_bits });
+                out.fact(Fact::ResyncStarted {
+                    source: false,
+                    bits: self.sync.set_bits,
+                });
             }
             Err(refusal) => self.drop_link(&refusal.to_string(), out),
         }
@@ -223,12 +359,21 @@ impl StatePart {
 
     /// Target: every block is done. FINISH-TARGET: superblock first (its write flushes the data before), then the word to the
     /// source.
-    pub(super) fn resync_finished(&mut self, lost: u64, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let Some(connection) = self.link.as_ref().map(|link| link.connection) else { return };
+    pub(super) fn resync_finished(
+        &mut self,
+        lost: u64,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let Some(connection) = self.link.as_ref().map(|link| link.connection) else {
+            return;
+        };
         if self.vector().connection != ConnectionState::SyncTarget || self.sync.finishing {
             return;
         }
-        let Some(peer) = self.sync.peer_identifiers else { return };
+        let Some(peer) = self.sync.peer_identifiers else {
+            return;
+        };
         self.sync.finishing = true;
         self.sync.lost = lost;
         let primary = self.vector().role == Role::Primary;
@@ -242,13 +387,27 @@ impl StatePart {
     fn flags_of_finished_target(&mut self) {
         use mendblock_storage::format::superblock::Flags;
         if let Some(disk) = self.disk.as_mut() {
-            let flags = disk.superblock.flags.with(Flags::CONSISTENT).with(Flags::WAS_UP_TO_DATE).without(Flags::FULL_SYNC);
+            let flags = disk
+                .superblock
+                .flags
+                .with(Flags::CONSISTENT)
+                .with(Flags::WAS_UP_TO_DATE)
+                .without(Flags::FULL_SYNC);
             disk.superblock.flags = flags;
         }
     }
 
-    pub(super) fn target_finished(&mut self, connection: ConnectionNumber, ok: bool, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let mine = self.link.as_ref().is_some_and(|link| link.connection == connection);
+    pub(super) fn target_finished(
+        &mut self,
+        connection: ConnectionNumber,
+        ok: bool,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let mine = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.connection == connection);
         self.sync.finishing = false;
         if !ok || self.vector().disk != DiskState::Inconsistent {
             return;
@@ -262,21 +421,32 @@ impl StatePart {
             }
         });
         if let Err(refusal) = changed {
-            out.fact(Fact::Surprise { what: format!("the finished resync was refused by the state: {refusal}") });
+            out.fact(Fact::Surprise {
+                what: format!("the finished resync was refused by the state: {refusal}"),
+            });
             return;
         }
         self.exposed = self.current.identifiers.current;
         self.current.own_loss_settled = true;
-        out.fact(Fact::ResyncEnded { source: false, blocks: 0, failed: self.sync.lost, aborted: None });
+        out.fact(Fact::ResyncEnded {
+            source: false,
+            blocks: 0,
+            failed: self.sync.lost,
+            aborted: None,
+        });
         if let (Some(link), true) = (self.link.as_mut(), to_connected)
             && let Some(info) = link.generations.as_mut()
         {
             let ids = self.current.identifiers;
-            (info.current, info.bitmap, info.history) = (ids.current.0, ids.bitmap.0, [ids.history[0].0, ids.history[1].0]);
+            (info.current, info.bitmap, info.history) =
+                (ids.current.0, ids.bitmap.0, [ids.history[0].0, ids.history[1].0]);
         }
         self.want_helper(Handler::AfterResyncTarget);
         if self.health.outdated_since.is_some() {
-            let change = HeaderChange { outdated_since: Some(None), ..HeaderChange::default() };
+            let change = HeaderChange {
+                outdated_since: Some(None),
+                ..HeaderChange::default()
+            };
             self.set_header(change, out);
         }
     }
@@ -284,16 +454,31 @@ impl StatePart {
     /// "Outdated since" may go: the superblock says UpToDate, durably.
     pub(super) fn outdated_void(&mut self, ok: bool, out: &mut Outbox<StateEffect>) {
         if ok && self.vector().disk == DiskState::UpToDate {
-            self.set_header(HeaderChange { outdated_since: Some(None), ..HeaderChange::default() }, out);
+            self.set_header(
+                HeaderChange {
+                    outdated_since: Some(None),
+                    ..HeaderChange::default()
+                },
+                out,
+            );
         }
     }
 
     /// The peer's state on an established connection.
-    pub(super) fn peer_state_changed(&mut self, state: PeerState, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn peer_state_changed(
+        &mut self,
+        state: PeerState,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let peer_disk = DiskState::from_number(state.disk).unwrap_or(DiskState::DUnknown);
-        let peer_connection = ConnectionState::from_number(state.connection).unwrap_or(ConnectionState::Connected);
+        let peer_connection =
+            ConnectionState::from_number(state.connection).unwrap_or(ConnectionState::Connected);
         let old = *self.vector();
-        if old.connection == ConnectionState::SyncSource && peer_connection == ConnectionState::Connected && peer_disk == DiskState::UpToDate {
+        if old.connection == ConnectionState::SyncSource
+            && peer_connection == ConnectionState::Connected
+            && peer_disk == DiskState::UpToDate
+        {
             return self.finish_source(state, out);
         }
         let real = self.peer_disk_while_preparing(peer_disk, peer_connection);
@@ -314,9 +499,20 @@ impl StatePart {
     }
 
     /// A peer that only prepares a resync to itself, or has not yet heard of it, is not better than we know.
-    fn peer_disk_while_preparing(&self, peer_disk: DiskState, _peer_connection: ConnectionState) -> DiskState {
-        let source = matches!(self.vector().connection, ConnectionState::SyncSource | ConnectionState::WFBitMapS);
-        if source && peer_disk > DiskState::Inconsistent && peer_disk != DiskState::DUnknown { self.vector().peer_disk } else { peer_disk }
+    fn peer_disk_while_preparing(
+        &self,
+        peer_disk: DiskState,
+        _peer_connection: ConnectionState,
+    ) -> DiskState {
+        let source = matches!(
+            self.vector().connection,
+            ConnectionState::SyncSource | ConnectionState::WFBitMapS
+        );
+        if source && peer_disk > DiskState::Inconsistent && peer_disk != DiskState::DUnknown {
+            self.vector().peer_disk
+        } else {
+            peer_disk
+        }
     }
 
     /// Source: the target says that it is UpToDate. FINISH-SOURCE.
@@ -329,29 +525,50 @@ impl StatePart {
             v.peer_disk = DiskState::UpToDate;
             v.peer_role = role;
         });
-        out.fact(Fact::ResyncEnded { source: true, blocks: 0, failed: 0, aborted: None });
+        out.fact(Fact::ResyncEnded {
+            source: true,
+            blocks: 0,
+            failed: 0,
+            aborted: None,
+        });
         self.store(Then::SourceFinished);
         let ids = self.current.identifiers;
         if let Some(info) = self.link.as_mut().and_then(|link| link.generations.as_mut()) {
-            (info.current, info.bitmap, info.history) = (ids.current.0, ids.bitmap.0, [ids.history[0].0, ids.history[1].0]);
+            (info.current, info.bitmap, info.history) =
+                (ids.current.0, ids.bitmap.0, [ids.history[0].0, ids.history[1].0]);
         }
     }
 
     pub(super) fn source_finished(&mut self, ok: bool, out: &mut Outbox<StateEffect>) {
         if ok && self.health.source_open.is_some() {
-            self.set_header(HeaderChange { source_open: Some(None), ..HeaderChange::default() }, out);
+            self.set_header(
+                HeaderChange {
+                    source_open: Some(None),
+                    ..HeaderChange::default()
+                },
+                out,
+            );
         }
     }
 
     /// Breaks the connection; it is made again.
     pub(super) fn drop_link(&mut self, text: &str, out: &mut Outbox<StateEffect>) {
         if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
-            out.send(To::Peer(crate::peer::PeerIn::Drop { connection, text: text.to_owned() }));
+            out.send(To::Peer(crate::peer::PeerIn::Drop {
+                connection,
+                text: text.to_owned(),
+            }));
         }
     }
 
     /// `pass_on`: the own disk is Inconsistent by errors, the peer UpToDate, nothing runs: ask for a resync of the marked
     /// blocks (6.4).
+    fn no_data_left_since(&mut self, old: crate::volume::state::StateVector, out: &mut Outbox<StateEffect>) {
+        if old.has_up_to_date_data() && !self.vector().has_up_to_date_data() {
+            self.no_data_left(out);
+        }
+    }
+
     pub(super) fn wants_repair(&self) -> bool {
         let vector = self.vector();
         vector.connection == ConnectionState::Connected
@@ -362,7 +579,12 @@ impl StatePart {
             && self.link.as_ref().is_some_and(Link::state_may_be_sent)
             && self.tells.all_answered()
             && self.current.reasons.inconsistent.is_some_and(|reason| {
-                matches!(reason, InconsistentReason::ReadError | InconsistentReason::WriteError | InconsistentReason::FlushError)
+                matches!(
+                    reason,
+                    InconsistentReason::ReadError
+                        | InconsistentReason::WriteError
+                        | InconsistentReason::FlushError
+                )
             })
     }
 }

@@ -36,6 +36,10 @@ impl Tells {
         self.outstanding.is_empty() && self.unsent.is_empty()
     }
 
+    pub fn is_recording(&self) -> bool {
+        !self.recording.is_empty()
+    }
+
     /// The link is gone: no answer will come on it.
     pub fn link_lost(&mut self) {
         self.outstanding.clear();
@@ -49,11 +53,25 @@ impl Tells {
 
 impl StatePart {
     /// Sends a tell now if the link is up (and no helper forbids it); true if it was sent.
-    pub(super) fn tell(&mut self, attach_id: u64, failed: bool, records: Vec<WireRecord>, out: &mut Outbox<StateEffect>) -> bool {
+    pub(super) fn tell(
+        &mut self,
+        attach_id: u64,
+        failed: bool,
+        records: Vec<WireRecord>,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
         self.tells.remember(records);
-        let held = self.detach.as_ref().is_some_and(super::detach::DetachRun::holds_tell);
+        let held = self
+            .detach
+            .as_ref()
+            .is_some_and(super::detach::DetachRun::holds_tell);
         let connected = self.vector().connection.is_connected_or_better();
-        let Some(connection) = self.link.as_ref().map(|link| link.connection).filter(|_| connected && !held) else {
+        let Some(connection) = self
+            .link
+            .as_ref()
+            .map(|link| link.connection)
+            .filter(|_| connected && !held)
+        else {
             return false;
         };
         self.tells.last = self.tells.last.next();
@@ -61,12 +79,27 @@ impl StatePart {
         self.tells.sent = number;
         self.tells.outstanding.insert(number, ());
         let records = std::mem::take(&mut self.tells.unsent);
-        self.send_peer(connection, Message::Tell { number: number.0, attach_id, failed, records }, out);
+        self.send_peer(
+            connection,
+            Message::Tell {
+                number: number.0,
+                attach_id,
+                failed,
+                records,
+            },
+            out,
+        );
         true
     }
 
     /// The peer answered a tell: its bits, records and, if one was due, generation are durable.
-    pub(super) fn told(&mut self, number: u64, current: u64, new_generation: bool, out: &mut Outbox<StateEffect>) {
+    pub(super) fn told(
+        &mut self,
+        number: u64,
+        current: u64,
+        new_generation: bool,
+        out: &mut Outbox<StateEffect>,
+    ) {
         self.tells.outstanding.remove(&TellNumber(number));
         if self.tells.outstanding.is_empty() {
             self.errors_told();
@@ -85,7 +118,11 @@ impl StatePart {
         out: &mut Outbox<StateEffect>,
     ) {
         self.tells.recording.insert(number, (attach_id, failed));
-        out.send(To::Bitmap(BitmapIn::RecordTell { connection, number, records }));
+        out.send(To::Bitmap(BitmapIn::RecordTell {
+            connection,
+            number,
+            records,
+        }));
         if failed {
             // T4: from here on a write that only this node has waits for *marked*.
             self.current.peer_loss_settled = false;
@@ -104,34 +141,81 @@ impl StatePart {
         _cx: &mut crate::part::Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        let Some((attach_id, failed)) = self.tells.recording.remove(&number) else { return };
-        if self.link.as_ref().is_none_or(|link| link.connection != connection) {
+        let Some((attach_id, failed)) = self.tells.recording.remove(&number) else {
+            return;
+        };
+        if self
+            .link
+            .as_ref()
+            .is_none_or(|link| link.connection != connection)
+        {
             return;
         }
         let vector = *self.vector();
         let in_use = vector.role == Role::Primary || vector.peer_role == Role::Primary;
         // At most one generation for one life of the peer's disk (I26); void when `current` is another by now.
-        let made = self.health.loss_of == Some((attach_id, self.current.identifiers.current.without_role().0));
-        let due = failed && in_use && vector.disk == DiskState::UpToDate && self.current.identifiers.bitmap.is_none() && !made;
+        let made =
+            self.health.loss_of == Some((attach_id, self.current.identifiers.current.without_role().0));
+        let due = failed
+            && in_use
+            && vector.disk == DiskState::UpToDate
+            && self.current.identifiers.bitmap.is_none()
+            && !made;
         if due {
             self.advance_generation("the peer's disk failed", _cx, out);
             let loss = (attach_id, self.current.identifiers.current.without_role().0);
-            self.set_header(HeaderChange { loss_of: Some(Some(loss)), ..HeaderChange::default() }, out);
-            self.store(Then::TellAnswered { connection, number, new_generation: true });
+            self.set_header(
+                HeaderChange {
+                    loss_of: Some(Some(loss)),
+                    ..HeaderChange::default()
+                },
+                out,
+            );
+            self.store(Then::TellAnswered {
+                connection,
+                number,
+                new_generation: true,
+            });
         } else {
             // Made for this loss before (a repeated tell): the receiver must name it all the same.
             self.answer_tell(connection, number, made, out);
         }
     }
 
-    pub(super) fn answer_tell(&mut self, connection: ConnectionNumber, number: u64, new_generation: bool, out: &mut Outbox<StateEffect>) {
+    pub(super) fn answer_tell(
+        &mut self,
+        connection: ConnectionNumber,
+        number: u64,
+        new_generation: bool,
+        out: &mut Outbox<StateEffect>,
+    ) {
         let current = self.current.identifiers.current.0;
-        self.send_peer(connection, Message::Told { number, current, new_generation }, out);
+        self.send_peer(
+            connection,
+            Message::Told {
+                number,
+                current,
+                new_generation,
+            },
+            out,
+        );
     }
 
     /// Sends one message without payload on a connection.
-    pub(super) fn send_peer(&self, connection: ConnectionNumber, message: Message, out: &mut Outbox<StateEffect>) {
-        let frame = crate::peer::PeerFrame { message, payload: None };
-        out.send(To::Peer(PeerIn::Send { connection, frames: vec![frame], after: TellNumber(0) }));
+    pub(super) fn send_peer(
+        &self,
+        connection: ConnectionNumber,
+        message: Message,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let frame = crate::peer::PeerFrame {
+            message,
+            payload: None,
+        };
+        out.send(To::Peer(PeerIn::Send {
+            connection,
+            frames: vec![frame],
+            after: TellNumber(0),
+        }));
     }
 }

@@ -1,0 +1,943 @@
+//! Commands of the administrator, and changes that the peer asks consent for. One command runs at a time; each has a deadline.
+
+use super::part::StatePart;
+use super::store::Then;
+use super::{Command, CommandAnswer, StateEffect};
+use crate::bitmap::BitmapIn;
+use crate::engine::VolumeIn;
+use crate::identity::{ConnectionNumber, MarkNumber, Query};
+use crate::part::{Context, Instant, Outbox, PartName, To};
+use crate::peer::{LinkWish, PeerIn};
+use crate::volume::generations::promotion::{self, KnownDisk};
+use crate::volume::state::{
+    AttachFailure, ConnectionState, DetachCause, DisconnectReason, DiskState, InconsistentReason, Role,
+    StateVector,
+};
+use crate::volume::transition::{Change, Confirmed, Kind, Refusal, change};
+use mendblock_net::wire::message::{Message, RequestedChange};
+
+/// Where a command stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Waits until a transient state has passed.
+    Transient,
+    /// The peer was asked.
+    Asked(u64),
+    /// Writes are being retired.
+    Quiescing(Query),
+    /// Changed bitmap pages are being written (V17).
+    Pages(Query),
+    /// The superblock is being written.
+    Storing,
+    /// The connection is being established.
+    Connecting,
+}
+
+/// A command that runs.
+pub(super) struct Running {
+    id: u64,
+    command: Command,
+    stage: Stage,
+    pub until: Instant,
+}
+
+impl Running {
+    pub fn name(&self) -> &'static str {
+        match self.command {
+            Command::Primary { .. } => "promotion",
+            Command::Secondary => "demotion",
+            Command::Attach { .. } => "attach",
+            Command::Detach { .. } => "detach",
+            Command::Connect { .. } => "connect",
+            Command::Disconnect { .. } => "disconnect",
+            Command::Invalidate => "invalidate",
+            Command::Shutdown => "shutdown",
+        }
+    }
+
+    pub fn waits_for(&self) -> &'static str {
+        match self.stage {
+            Stage::Transient => "a transient state to pass",
+            Stage::Asked(_) => "the peer's consent",
+            Stage::Quiescing(_) => "writes in flight to be stable on both nodes",
+            Stage::Pages(_) => "changed bitmap pages",
+            Stage::Storing => "the superblock",
+            Stage::Connecting => "the handshake with the peer",
+        }
+    }
+}
+
+pub(super) fn done(text: String) -> CommandAnswer {
+    CommandAnswer {
+        code: 1,
+        text,
+        hint: None,
+        exit_code: 0,
+    }
+}
+
+pub(super) fn failure(text: String) -> CommandAnswer {
+    CommandAnswer {
+        code: 0,
+        text,
+        hint: None,
+        exit_code: 11,
+    }
+}
+
+fn nothing_to_do(text: &str) -> CommandAnswer {
+    CommandAnswer {
+        code: 2,
+        text: text.to_owned(),
+        hint: None,
+        exit_code: 0,
+    }
+}
+
+pub(super) fn attach_refused(reason: AttachFailure, text: &str) -> CommandAnswer {
+    let code = match reason {
+        AttachFailure::Open | AttachFailure::InUse => 104,
+        AttachFailure::TooSmall => 111,
+        AttachFailure::MetaDataIo => 118,
+        AttachFailure::NoMetaData | AttachFailure::OldActivityLog | AttachFailure::OtherDisk => 119,
+        AttachFailure::DataNotCurrent => 150,
+        AttachFailure::Busy => 124,
+        AttachFailure::StateRefused | AttachFailure::TimedOut | AttachFailure::Cancelled => 11,
+    };
+    CommandAnswer {
+        code,
+        text: text.to_owned(),
+        hint: Some(reason.to_string()),
+        exit_code: 10,
+    }
+}
+
+fn refused(refusal: &Refusal, cause: Option<&str>) -> CommandAnswer {
+    let text = cause.map_or_else(|| refusal.to_string(), |cause| format!("{refusal}: {cause}"));
+    CommandAnswer {
+        code: refusal.number(),
+        text,
+        hint: Some(refusal.hint().to_owned()),
+        exit_code: refusal.exit_code(),
+    }
+}
+
+impl StatePart {
+    pub(super) fn command(
+        &mut self,
+        id: u64,
+        command: Command,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        // Two commands may join or overtake: a second detach joins, force waits for nobody.
+        if matches!(command, Command::Detach { .. })
+            && let Some(detach) = self.detach.as_mut().filter(|detach| !detach.is_diskless())
+        {
+            detach.join(id);
+            return;
+        }
+        let forced = matches!(
+            command,
+            Command::Detach { force: true } | Command::Disconnect { force: true }
+        );
+        if let Some(other) = self.running.as_ref().filter(|_| !forced) {
+            let answer = failure(format!(
+                "another command is running: {} waits for {}",
+                other.name(),
+                other.waits_for()
+            ));
+            out.effect(StateEffect::Answer { id, answer });
+            return;
+        }
+        let until = cx.now.after_ms(self.configuration.detach_step_timeout);
+        if forced {
+            return self.forced(id, &command, cx, out);
+        }
+        self.running = Some(Running {
+            id,
+            command,
+            stage: Stage::Transient,
+            until,
+        });
+        self.advance_command(cx, out);
+    }
+
+    fn forced(&mut self, id: u64, command: &Command, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let answer = match command {
+            Command::Detach { .. } if self.disk.is_none() => nothing_to_do("disk is Diskless"),
+            Command::Detach { .. } => {
+                self.begin_detach(DetachCause::Admin, true, cx, out);
+                done("the disk is being given up".to_owned())
+            }
+            _ => {
+                self.to_stand_alone(DisconnectReason::Admin, out);
+                self.lost_peer_data(cx, out);
+                done("StandAlone".to_owned())
+            }
+        };
+        out.effect(StateEffect::Answer { id, answer });
+    }
+
+    /// Goes on with the running command if what it waited for has come.
+    pub(super) fn advance_command(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self
+            .running
+            .as_ref()
+            .is_none_or(|running| running.stage != Stage::Transient)
+        {
+            return;
+        }
+        let Some(command) = self.running.as_ref().map(|running| running.command.clone()) else {
+            return;
+        };
+        match command {
+            Command::Primary { force } => self.begin_promotion(force, cx, out),
+            Command::Secondary => self.begin_demotion(out),
+            Command::Attach { new_disk } => self.attach_command(new_disk, cx, out),
+            Command::Detach { .. } => self.detach_command(cx, out),
+            Command::Connect { discard_my_data } => self.connect_command(discard_my_data, cx, out),
+            Command::Disconnect { .. } => self.disconnect_command(cx, out),
+            Command::Invalidate => self.invalidate_command(cx, out),
+            Command::Shutdown => self.shutdown_command(cx, out),
+        }
+    }
+
+    pub(super) fn answer(&mut self, answer: CommandAnswer, out: &mut Outbox<StateEffect>) {
+        if let Some(running) = self.running.take() {
+            out.effect(StateEffect::Answer {
+                id: running.id,
+                answer,
+            });
+        }
+    }
+
+    fn stage(&mut self, stage: Stage) {
+        if let Some(running) = self.running.as_mut() {
+            running.stage = stage;
+        }
+    }
+
+    fn is_at(&self, stage: Stage) -> bool {
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.stage == stage)
+    }
+
+    pub(super) fn running_holds_writes(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            matches!(running.stage, Stage::Quiescing(_) | Stage::Asked(_))
+                && matches!(
+                    running.command,
+                    Command::Detach { .. } | Command::Disconnect { .. }
+                )
+        })
+    }
+
+    pub(super) fn promotion_pending(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            matches!(running.command, Command::Primary { .. }) && running.stage == Stage::Storing
+        })
+    }
+
+    /// A refusal that only says "not now" leaves the command waiting for the next change, until its deadline.
+    fn refuse_or_wait(&mut self, refusal: &Refusal, out: &mut Outbox<StateEffect>) {
+        if *refusal != Refusal::InTransientState {
+            self.answer(refused(refusal, None), out);
+        }
+    }
+
+    fn would(&self, edit: impl FnOnce(&mut StateVector)) -> Result<Change, Refusal> {
+        let mut wanted = self.current.vector;
+        edit(&mut wanted);
+        change(
+            &self.current.vector,
+            &wanted,
+            Kind::Soft,
+            &self.policy(Confirmed::Nothing),
+        )
+    }
+
+    fn ask_peer(&mut self, change: RequestedChange, out: &mut Outbox<StateEffect>) {
+        let request = self.query().0;
+        if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
+            self.stage(Stage::Asked(request));
+            self.send_peer(connection, Message::ChangeRequest { request, change }, out);
+        }
+    }
+
+    fn connected_now(&self) -> bool {
+        self.vector().connection.is_connected_or_better() && self.link.is_some()
+    }
+
+    // Promotion.
+
+    fn begin_promotion(&mut self, force: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.vector().role == Role::Primary {
+            return self.answer(nothing_to_do("role is Primary"), out);
+        }
+        if self.detach.is_some() || self.attach.is_some() || self.generation_pending() {
+            return;
+        }
+        if let (false, Err(refusal)) = (
+            force,
+            promotion::may_promote(self.known_disk(), self.peers_known_disk()),
+        ) {
+            let answer = CommandAnswer {
+                code: -2,
+                text: refusal.to_string(),
+                hint: Some("attach that disk, or promote with --force and lose its changes".to_owned()),
+                exit_code: 17,
+            };
+            return self.answer(answer, out);
+        }
+        match self.would(|v| v.role = Role::Primary) {
+            Ok(_) => {}
+            Err(Refusal::NoUpToDateDisk) if force && self.vector().disk.is_usable() => {
+                let raised = self.would(|v| {
+                    v.role = Role::Primary;
+                    v.disk = DiskState::UpToDate;
+                });
+                if let Err(refusal) = raised {
+                    return self.refuse_or_wait(&refusal, out);
+                }
+            }
+            Err(refusal) => return self.refuse_or_wait(&refusal, out),
+        }
+        if self.connected_now() {
+            self.ask_peer(RequestedChange::Promote, out);
+        } else {
+            self.promote(force, cx, out);
+        }
+    }
+
+    fn known_disk(&self) -> KnownDisk {
+        if self.vector().disk.is_usable() {
+            KnownDisk::Attached(self.current.identifiers)
+        } else if self.health.device_id != 0 {
+            KnownDisk::NotAttached(super::store::identifiers_of(self.health.slots))
+        } else {
+            KnownDisk::Unknown
+        }
+    }
+
+    fn peers_known_disk(&self) -> KnownDisk {
+        let info = self
+            .link
+            .as_ref()
+            .filter(|_| self.connected_now())
+            .and_then(|link| link.generations.zip(link.peer_identifiers()));
+        match info {
+            Some((info, ids)) if info.attached => KnownDisk::Attached(ids),
+            Some((info, ids)) if info.attach_id != 0 => KnownDisk::NotAttached(ids),
+            _ => KnownDisk::Unknown,
+        }
+    }
+
+    /// Names a generation where one is due, then writes the Primary indicator; the role changes when both are durable.
+    fn promote(&mut self, force: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let vector = *self.vector();
+        let raise = force
+            && vector.disk.is_usable()
+            && vector.disk != DiskState::UpToDate
+            && vector.peer_disk != DiskState::UpToDate;
+        if raise {
+            let raised = self.change(Kind::Soft, Confirmed::Nothing, "promotion by force", out, |v| {
+                v.disk = DiskState::UpToDate;
+                v.role = Role::Primary;
+            });
+            if let Err(refusal) = raised {
+                return self.answer(refused(&refusal, None), out);
+            }
+            // The role is shown only when its indicator is durable.
+            self.current.vector.role = Role::Secondary;
+            self.clear_outdated(out);
+        }
+        let vector = *self.vector();
+        let alone = !vector.connection.is_connected_or_better() || vector.peer_disk < DiskState::Inconsistent;
+        if vector.disk.is_usable() && (raise || (alone && vector.disk == DiskState::UpToDate)) {
+            self.advance_generation("promotion", cx, out);
+        }
+        self.current.identifiers = self.current.identifiers.with_role(true);
+        self.stage(Stage::Storing);
+        if let Some(disk) = self.disk.as_mut() {
+            use mendblock_storage::format::superblock::Flags;
+            disk.superblock.flags = disk.superblock.flags.with(Flags::PRIMARY_IND);
+        }
+        if !vector.disk.is_usable() {
+            // A Primary without a disk: its first write waits until the peer has named a generation and M is reached.
+            self.current.own_loss_settled = self.health.device_id == 0;
+        }
+        self.store(Then::PromotionStored);
+    }
+
+    pub(super) fn promotion_stored(
+        &mut self,
+        ok: bool,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if !self.is_at(Stage::Storing) {
+            return;
+        }
+        if !ok && !(self.connected_now() && self.vector().peer_disk == DiskState::UpToDate) {
+            return self.answer(
+                failure("the superblock could not be written, and no other copy is reachable".to_owned()),
+                out,
+            );
+        }
+        let changed = self.change(Kind::Soft, Confirmed::Nothing, "promoted", out, |v| {
+            v.role = Role::Primary
+        });
+        self.discard_my_data = false;
+        match changed {
+            Ok(()) => {
+                if self.disk.is_some() {
+                    self.exposed = self.current.identifiers.current;
+                } else if let Some(peer) = self.link.as_ref().and_then(super::link::Link::peer_identifiers) {
+                    self.exposed = peer.current;
+                }
+                if self.connected_now()
+                    && self.vector().disk == DiskState::UpToDate
+                    && self.vector().peer_disk == DiskState::Inconsistent
+                {
+                    // Promoted by force beside an Inconsistent peer: it becomes the target of a handshake.
+                    self.drop_link("promoted by force: a new handshake", out);
+                }
+                self.answer(done("role is Primary".to_owned()), out);
+            }
+            Err(refusal) => self.answer(refused(&refusal, None), out),
+        }
+    }
+
+    // Demotion.
+
+    fn begin_demotion(&mut self, out: &mut Outbox<StateEffect>) {
+        if self.vector().role != Role::Primary {
+            return self.answer(nothing_to_do("role is Secondary"), out);
+        }
+        if let Err(refusal) = self.would(|v| v.role = Role::Secondary) {
+            return self.refuse_or_wait(&refusal, out);
+        }
+        let query = self.query();
+        self.stage(Stage::Quiescing(query));
+        out.send(To::Volume(VolumeIn::Quiesce { query }));
+    }
+
+    pub(super) fn quiesced(
+        &mut self,
+        query: Query,
+        mark: MarkNumber,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if !self.is_at(Stage::Quiescing(query)) {
+            return;
+        }
+        match self.running.as_ref().map(|running| running.command.clone()) {
+            Some(Command::Secondary) => self.demotion_pages(mark, cx, out),
+            Some(Command::Detach { .. }) => self.detach_agreed(cx, out),
+            Some(Command::Disconnect { .. }) => self.disconnect_agreed(cx, out),
+            Some(Command::Shutdown) => self.shutdown_quiesced(mark, out),
+            _ => {}
+        }
+    }
+
+    fn demotion_pages(&mut self, mark: MarkNumber, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if !self.vector().disk.is_usable() {
+            return self.demote(cx, out);
+        }
+        let query = self.query();
+        self.stage(Stage::Pages(query));
+        out.send(To::Bitmap(BitmapIn::WriteOut {
+            requester: PartName::State,
+            query,
+            after: mark,
+            extents: None,
+        }));
+    }
+
+    pub(super) fn role_pages_written(
+        &mut self,
+        query: Query,
+        _result: Result<(), i32>,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
+        if !self.is_at(Stage::Pages(query)) {
+            return false;
+        }
+        // A failed write is a meta-data error: the disk is given up; the demotion itself succeeds.
+        if matches!(
+            self.running.as_ref().map(|running| &running.command),
+            Some(Command::Shutdown)
+        ) {
+            self.shutdown_pages_written(out);
+        } else {
+            self.demote(cx, out);
+        }
+        true
+    }
+
+    fn demote(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let changed = self.change(Kind::Soft, Confirmed::Nothing, "demoted", out, |v| {
+            v.role = Role::Secondary
+        });
+        match changed {
+            Ok(()) => {
+                self.current.identifiers = self.current.identifiers.with_role(false);
+                self.note_flags();
+                self.answer(done("role is Secondary".to_owned()), out);
+            }
+            Err(refusal) => self.answer(refused(&refusal, None), out),
+        }
+    }
+
+    // Disk.
+
+    fn attach_command(&mut self, new_disk: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.vector().disk != DiskState::Diskless || self.disk.is_some() || self.attach.is_some() {
+            let text = "Device is attached to a disk (use detach first)";
+            return self.answer(
+                CommandAnswer {
+                    code: 124,
+                    text: text.to_owned(),
+                    hint: None,
+                    exit_code: 10,
+                },
+                out,
+            );
+        }
+        if self.detach.is_some() {
+            return;
+        }
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        self.begin_attach(running.id, new_disk, cx, out);
+    }
+
+    fn detach_command(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.vector().disk == DiskState::Diskless {
+            return self.answer(nothing_to_do("disk is Diskless"), out);
+        }
+        if self.link.as_ref().is_some_and(|link| link.known_bad().peer > 0) {
+            let text = "this node has the only good copy of blocks that are bad at the peer: wait until they are healed";
+            return self.answer(
+                CommandAnswer {
+                    code: -2,
+                    text: text.to_owned(),
+                    hint: Some("or use --force".to_owned()),
+                    exit_code: 17,
+                },
+                out,
+            );
+        }
+        if let Err(refusal) = self.would(|v| v.disk = DiskState::Failed) {
+            return self.refuse_or_wait(&refusal, out);
+        }
+        if self.connected_now() {
+            self.ask_peer(RequestedChange::Detach, out);
+        } else {
+            self.detach_agreed(cx, out);
+        }
+    }
+
+    fn detach_agreed(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        self.begin_detach(DetachCause::Admin, false, cx, out);
+        if let Some(detach) = self.detach.as_mut() {
+            detach.join(running.id);
+        } else {
+            out.effect(StateEffect::Answer {
+                id: running.id,
+                answer: nothing_to_do("disk is Diskless"),
+            });
+        }
+    }
+
+    // Network.
+
+    fn connect_command(
+        &mut self,
+        discard_my_data: bool,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if self.vector().connection != ConnectionState::StandAlone {
+            let text = "Device has a net-config (use disconnect first)";
+            return self.answer(
+                CommandAnswer {
+                    code: 125,
+                    text: text.to_owned(),
+                    hint: None,
+                    exit_code: 10,
+                },
+                out,
+            );
+        }
+        if discard_my_data && self.vector().role == Role::Primary {
+            let text = "discard-my-data is not possible on a Primary: demote it first";
+            return self.answer(
+                CommandAnswer {
+                    code: 123,
+                    text: text.to_owned(),
+                    hint: None,
+                    exit_code: 10,
+                },
+                out,
+            );
+        }
+        self.discard_my_data = discard_my_data;
+        self.fact("connect", out, |v| v.connection = ConnectionState::Unconnected);
+        self.fact("connect", out, |v| v.connection = ConnectionState::WFConnection);
+        self.current.reasons.disconnected = None;
+        out.send(To::Peer(PeerIn::Wish(LinkWish::Up)));
+        self.answer(done("connecting".to_owned()), out);
+    }
+
+    pub(super) fn answer_connect(&mut self, out: &mut Outbox<StateEffect>) {
+        if self.is_at(Stage::Connecting) {
+            self.answer(done("connected".to_owned()), out);
+        }
+    }
+
+    pub(super) fn answer_connect_refused(&mut self, text: &str, out: &mut Outbox<StateEffect>) {
+        if self.is_at(Stage::Connecting) {
+            self.answer(failure(text.to_owned()), out);
+        }
+    }
+
+    fn disconnect_command(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.vector().connection == ConnectionState::StandAlone {
+            return self.answer(nothing_to_do("StandAlone"), out);
+        }
+        match self.would(|v| v.connection = ConnectionState::Disconnecting) {
+            Ok(_) => {}
+            Err(refusal) => return self.refuse_or_wait(&refusal, out),
+        }
+        if self.connected_now() {
+            self.ask_peer(
+                RequestedChange::Disconnect {
+                    outdate_me: false,
+                    outdate_you: false,
+                },
+                out,
+            );
+        } else {
+            self.disconnect_agreed(cx, out);
+        }
+    }
+
+    fn disconnect_agreed(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        self.to_stand_alone(DisconnectReason::Admin, out);
+        self.lost_peer_data(cx, out);
+        self.answer(done("StandAlone".to_owned()), out);
+    }
+
+    // Invalidate.
+
+    fn invalidate_command(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let vector = *self.vector();
+        if !vector.disk.is_usable() {
+            return self.answer(refused(&Refusal::NoLocalDisk, None), out);
+        }
+        if self.connected_now() {
+            if vector.peer_disk != DiskState::UpToDate {
+                return self.answer(
+                    refused(
+                        &Refusal::NoRemoteDisk,
+                        Some("the peer has no UpToDate disk to copy from"),
+                    ),
+                    out,
+                );
+            }
+            if vector.connection != ConnectionState::Connected {
+                return self.answer(refused(&Refusal::ResyncRunning, None), out);
+            }
+            self.ask_peer(RequestedChange::FullSyncToMe, out);
+        } else if vector.role == Role::Primary || vector.connection != ConnectionState::StandAlone {
+            self.answer(refused(&Refusal::NeedConnection, None), out);
+        } else {
+            let query = self.query();
+            self.stage(Stage::Storing);
+            self.sync.invalidating = Some(query);
+            self.fact("invalidated", out, |v| v.disk = DiskState::Inconsistent);
+            self.current.reasons.inconsistent = Some(InconsistentReason::Invalidated);
+            out.send(To::Bitmap(BitmapIn::SetAll {
+                query,
+                reason: "invalidate".to_owned(),
+            }));
+        }
+    }
+
+    pub(super) fn invalidated(
+        &mut self,
+        query: Query,
+        result: Result<(), i32>,
+        _cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
+        if self.sync.invalidating != Some(query) {
+            return false;
+        }
+        self.sync.invalidating = None;
+        let answer = match result {
+            Ok(()) => done("all blocks are out of sync; connect to resync from the peer".to_owned()),
+            Err(errno) => failure(format!("the bitmap could not be written (errno {errno})")),
+        };
+        self.answer(answer, out);
+        true
+    }
+
+    // Consent of the peer.
+
+    pub(super) fn change_answered(
+        &mut self,
+        request: u64,
+        code: i32,
+        cause: String,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if self.sync.repair_asked == Some(request) {
+            self.sync.repair_asked = None;
+            if code >= 1 {
+                self.start_agreed_sync(ConnectionState::WFBitMapT, false, cx, out);
+            }
+            return;
+        }
+        if !self.is_at(Stage::Asked(request)) {
+            return;
+        }
+        if code == -18 || code == -19 {
+            // Asked again at the next change, until the command's deadline.
+            return self.stage(Stage::Transient);
+        }
+        if code < 1 {
+            let refusal = Refusal::CwFailedByPeer;
+            return self.answer(refused(&refusal, Some(&cause)), out);
+        }
+        let query = self.query();
+        match self.running.as_ref().map(|running| running.command.clone()) {
+            Some(Command::Primary { force }) => self.promote(force, cx, out),
+            Some(Command::Detach { .. } | Command::Disconnect { .. }) => {
+                self.stage(Stage::Quiescing(query));
+                out.send(To::Volume(VolumeIn::Quiesce { query }));
+            }
+            Some(Command::Invalidate) => {
+                self.answer(done("full resync from the peer begins".to_owned()), out);
+                self.start_agreed_sync(ConnectionState::WFBitMapT, true, cx, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// A resync that both agreed to without a comparison.
+    fn start_agreed_sync(
+        &mut self,
+        connection: ConnectionState,
+        full: bool,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let peer = self.link.as_ref().and_then(super::link::Link::peer_identifiers);
+        self.sync.begin_agreed(self.current.identifiers, peer);
+        let target = connection == ConnectionState::WFBitMapT;
+        let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync agreed", out, |v| {
+            v.connection = connection;
+            if target {
+                v.disk = v.disk.min(DiskState::Outdated);
+            } else {
+                v.peer_disk = v.peer_disk.min(DiskState::Consistent);
+            }
+        });
+        match changed {
+            Ok(()) => self.begin_sync(full, cx, out),
+            Err(refusal) => self.drop_link(&format!("the agreed resync is not possible: {refusal}"), out),
+        }
+    }
+
+    /// `pass_on`: asks the source for a resync of the marked blocks.
+    pub(super) fn ask_for_repair(&mut self, out: &mut Outbox<StateEffect>) {
+        if !self.wants_repair() || self.sync.repair_asked.is_some() || self.running.is_some() {
+            return;
+        }
+        let request = self.query().0;
+        if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
+            self.sync.repair_asked = Some(request);
+            self.send_peer(
+                connection,
+                Message::ChangeRequest {
+                    request,
+                    change: RequestedChange::ResyncToMe,
+                },
+                out,
+            );
+        }
+    }
+
+    /// The peer asks for consent.
+    pub(super) fn change_requested(
+        &mut self,
+        connection: ConnectionNumber,
+        request: u64,
+        wanted: RequestedChange,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let verdict = self.judge_request(wanted);
+        let (code, cause) = match &verdict {
+            Ok(()) => (1, String::new()),
+            Err((refusal, cause)) => (
+                refusal.number(),
+                cause.clone().unwrap_or_else(|| refusal.to_string()),
+            ),
+        };
+        self.send_peer(connection, Message::ChangeAnswer { request, code, cause }, out);
+        if verdict.is_err() {
+            return;
+        }
+        match wanted {
+            RequestedChange::FullSyncToMe => {
+                self.start_agreed_sync(ConnectionState::WFBitMapS, true, cx, out)
+            }
+            RequestedChange::FullSyncToYou => {
+                self.start_agreed_sync(ConnectionState::WFBitMapT, true, cx, out)
+            }
+            RequestedChange::ResyncToMe => self.start_agreed_sync(ConnectionState::WFBitMapS, false, cx, out),
+            RequestedChange::Promote | RequestedChange::Detach | RequestedChange::Disconnect { .. } => {}
+        }
+    }
+
+    fn judge_request(&self, wanted: RequestedChange) -> Result<(), (Refusal, Option<String>)> {
+        let vector = *self.vector();
+        // The resolver's own command goes first (S46).
+        let resolver = self.link.as_ref().is_some_and(super::link::Link::resolver);
+        if resolver
+            && self
+                .running
+                .as_ref()
+                .is_some_and(|running| matches!(running.stage, Stage::Asked(_) | Stage::Storing))
+        {
+            return Err((Refusal::ConcurrentStChg, None));
+        }
+        let plain = |refusal| (refusal, None);
+        match wanted {
+            RequestedChange::Promote if self.promotion_pending() => Err(plain(Refusal::ConcurrentStChg)),
+            RequestedChange::Promote => self
+                .would(|v| v.peer_role = Role::Primary)
+                .map(|_| ())
+                .map_err(plain),
+            RequestedChange::Detach => {
+                let needs_it = vector.role == Role::Primary && vector.disk != DiskState::UpToDate;
+                let text = "this node is Primary and works with the peer's disk";
+                if needs_it {
+                    Err((Refusal::NoUpToDateDisk, Some(text.to_owned())))
+                } else {
+                    Ok(())
+                }
+            }
+            RequestedChange::Disconnect { .. } => {
+                let needs_it = vector.role == Role::Primary && vector.disk != DiskState::UpToDate;
+                let text = "this node is Primary and has no up-to-date data of its own";
+                if needs_it {
+                    Err((Refusal::NoUpToDateDisk, Some(text.to_owned())))
+                } else {
+                    Ok(())
+                }
+            }
+            RequestedChange::FullSyncToMe | RequestedChange::ResyncToMe => {
+                let ready = vector.connection == ConnectionState::Connected
+                    && vector.disk == DiskState::UpToDate
+                    && self.detach.is_none()
+                    && !self.generation_pending();
+                if ready {
+                    Ok(())
+                } else {
+                    Err(plain(Refusal::InTransientState))
+                }
+            }
+            RequestedChange::FullSyncToYou => {
+                let ready = vector.connection == ConnectionState::Connected
+                    && vector.disk.is_usable()
+                    && vector.role != Role::Primary;
+                if ready {
+                    Ok(())
+                } else {
+                    Err(plain(Refusal::InTransientState))
+                }
+            }
+        }
+    }
+
+    /// The volume part was restarted: it is asked again.
+    pub(super) fn repeat_quiesce(&self, out: &mut Outbox<StateEffect>) {
+        if let Some(Stage::Quiescing(query)) = self.running.as_ref().map(|running| running.stage) {
+            out.send(To::Volume(VolumeIn::Quiesce { query }));
+        }
+    }
+
+    // Shutdown: bits and flags are on disk, so that the next start needs no log.
+
+    fn shutdown_command(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let query = self.query();
+        self.stage(Stage::Quiescing(query));
+        out.send(To::Volume(VolumeIn::Quiesce { query }));
+    }
+
+    fn shutdown_quiesced(&mut self, mark: MarkNumber, out: &mut Outbox<StateEffect>) {
+        let query = self.query();
+        self.stage(Stage::Pages(query));
+        if self.vector().disk.is_usable() {
+            out.send(To::Bitmap(BitmapIn::WriteOut {
+                requester: PartName::State,
+                query,
+                after: mark,
+                extents: None,
+            }));
+        } else {
+            self.shutdown_pages_written(out);
+        }
+    }
+
+    fn shutdown_pages_written(&mut self, out: &mut Outbox<StateEffect>) {
+        self.answer(done("stopped".to_owned()), out);
+    }
+
+    // Time and loss.
+
+    pub(super) fn command_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        let late = self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.until <= cx.now);
+        if late {
+            let (name, what) = self
+                .running
+                .as_ref()
+                .map_or(("", ""), |running| (running.name(), running.waits_for()));
+            let text = format!("{name} gave up: it still waited for {what}");
+            let answer = CommandAnswer {
+                code: -18,
+                text,
+                hint: Some("look at `status` for what holds it, then try again".to_owned()),
+                exit_code: 11,
+            };
+            self.answer(answer, out);
+        }
+    }
+
+    /// The peer can no longer answer: a command that asked it starts over, under the rules for a node alone.
+    pub(super) fn fail_running_on_loss(&mut self, _out: &mut Outbox<StateEffect>) {
+        if let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|running| matches!(running.stage, Stage::Asked(_)))
+        {
+            running.stage = Stage::Transient;
+        }
+    }
+}
