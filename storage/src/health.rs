@@ -8,6 +8,7 @@ mod anchor;
 #[cfg(feature = "devices")]
 pub mod file;
 mod header;
+mod layout;
 mod limits;
 mod record;
 mod rules;

@@ -190,7 +190,7 @@ fn apply(map: &mut DirtyMap, model: &mut Model, step: &Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn equals_a_set_of_blocks(steps in prop::collection::vec(step(), 1..20), at in 0..BITS, width in 1u32..50_000) {

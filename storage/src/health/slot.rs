@@ -1,18 +1,18 @@
 //! The bytes of a slot: a 4 KiB header and 4096 records (table in `storage/HEALTH.md`).
 
-use super::header::{
-    DetachCause, GenerationSlots, HealCounters, Health, LastDetach, LossMark, ScrubProgress, VOLUME_NAME_MAX,
-};
+use super::header::Health;
+use super::layout::{CRC_OFFSET, Header};
 use super::limits::MAX_RECORDS;
 use super::record::{self, RECORD_BYTES, RecordError};
 use super::set::{RecordSet, SetError};
-use zerocopy::byteorder::big_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::byteorder::big_endian::U32;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes that one checksum covers.
 const CHECKED_BYTES: usize = 4096;
 const HEADER_BYTES: usize = CHECKED_BYTES;
-const RECORD_BLOCKS: usize = MAX_RECORDS * RECORD_BYTES / CHECKED_BYTES;
+/// Checked blocks that hold the records.
+pub(super) const RECORD_BLOCKS: usize = MAX_RECORDS * RECORD_BYTES / CHECKED_BYTES;
 
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = HEADER_BYTES + RECORD_BLOCKS * CHECKED_BYTES;
@@ -21,33 +21,7 @@ pub const FILE_BYTES: usize = 2 * SLOT_BYTES;
 /// Version of the format that this code reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
-const MAGIC: [u8; 8] = *b"MENDHLTH";
-
-const OUTDATED: u32 = 1;
-const SOURCE_OPEN: u32 = 2;
-const LOSS: u32 = 4;
-const DETACHED: u32 = 8;
-
-const CAUSES: [DetachCause; 18] = [
-    DetachCause::Admin,
-    DetachCause::Read,
-    DetachCause::Write,
-    DetachCause::Flush,
-    DetachCause::Meta,
-    DetachCause::Timeout,
-    DetachCause::DeviceGone,
-    DetachCause::HealFailed,
-    DetachCause::HealBudgetHour,
-    DetachCause::HealBudgetTotal,
-    DetachCause::HealDoesNotHold,
-    DetachCause::TooManyBad,
-    DetachCause::NoSpace,
-    DetachCause::ReadOnly,
-    DetachCause::Shrunk,
-    DetachCause::Alignment,
-    DetachCause::Attach,
-    DetachCause::Quarantine,
-];
+pub(super) const MAGIC: [u8; 8] = *b"MENDHLTH";
 
 /// One of the two slots of a health file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -129,53 +103,15 @@ pub struct Loaded {
     pub slot: Slot,
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct Header {
-    magic: [u8; 8],
-    version: U32,
-    crc: U32,
-    health_id: U64,
-    sequence: U64,
-    device_id: U64,
-    attach_id: U64,
-    generation: U64,
-    current: U64,
-    bitmap: U64,
-    history: [U64; 2],
-    outdated_since: U64,
-    source_open: U64,
-    loss_attach_id: U64,
-    loss_current: U64,
-    detached_at: U64,
-    flags: U32,
-    detach_cause: u8,
-    reserved: [u8; 3],
-    heal_total: U32,
-    heal_episodes: U32,
-    heal_last: U64,
-    scrub_cursor: U64,
-    scrub_errors: U32,
-    record_count: U32,
-    scrub_complete: U64,
-    volume_length: U16,
-    volume: [u8; VOLUME_NAME_MAX],
-    reserved_end: [u8; 6],
-    record_crcs: [U32; RECORD_BLOCKS],
-}
-
-const CRC_OFFSET: usize = 12;
-const _: () = assert!(size_of::<Header>() == 472 && SLOT_BYTES == 167_936);
-
 impl Health {
-    /// The bytes of a slot. A volume name longer than [`VOLUME_NAME_MAX`] bytes is cut.
+    /// The bytes of a slot. A volume name longer than [`super::VOLUME_NAME_MAX`] bytes is cut.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; SLOT_BYTES];
         let (head, body) = bytes.split_at_mut(HEADER_BYTES);
         for (room, entry) in body.chunks_exact_mut(RECORD_BYTES).zip(self.records.records()) {
             room.copy_from_slice(&record::encode(entry));
         }
-        let mut header = self.header();
+        let mut header = Header::of(self);
         for (crc, block) in header
             .record_crcs
             .iter_mut()
@@ -187,54 +123,6 @@ impl Health {
         let crc = crc32c(head);
         head[CRC_OFFSET..CRC_OFFSET + 4].copy_from_slice(&crc.to_be_bytes());
         bytes
-    }
-
-    fn header(&self) -> Header {
-        let marks = [
-            (self.outdated_mark.is_some(), OUTDATED),
-            (self.source_open_mark.is_some(), SOURCE_OPEN),
-            (self.loss_mark.is_some(), LOSS),
-            (self.last_detach.is_some(), DETACHED),
-        ];
-        let flags = marks.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
-        let name = &self.volume.as_bytes()[..self.volume.floor_char_boundary(VOLUME_NAME_MAX)];
-        let mut volume = [0; VOLUME_NAME_MAX];
-        volume[..name.len()].copy_from_slice(name);
-        let cause = self
-            .last_detach
-            .map(|detach| record::encode_code(&CAUSES, &detach.cause));
-        Header {
-            magic: MAGIC,
-            version: U32::new(FORMAT_VERSION),
-            crc: U32::ZERO,
-            health_id: U64::new(self.health_id),
-            sequence: U64::new(self.sequence),
-            device_id: U64::new(self.device_id),
-            attach_id: U64::new(self.attach_id),
-            generation: U64::new(self.generation),
-            current: U64::new(self.ids.current),
-            bitmap: U64::new(self.ids.bitmap),
-            history: self.ids.history.map(U64::new),
-            outdated_since: U64::new(self.outdated_mark.unwrap_or(0)),
-            source_open: U64::new(self.source_open_mark.unwrap_or(0)),
-            loss_attach_id: U64::new(self.loss_mark.map_or(0, |mark| mark.peer_attach_id)),
-            loss_current: U64::new(self.loss_mark.map_or(0, |mark| mark.current)),
-            detached_at: U64::new(self.last_detach.map_or(0, |detach| detach.at)),
-            flags: U32::new(flags),
-            detach_cause: cause.unwrap_or(0),
-            reserved: [0; 3],
-            heal_total: U32::new(self.heal.total_blocks),
-            heal_episodes: U32::new(self.heal.episodes),
-            heal_last: U64::new(self.heal.last_episode),
-            scrub_cursor: U64::new(self.scrub.cursor),
-            scrub_errors: U32::new(self.scrub.errors),
-            record_count: U32::new(self.records.records().len() as u32),
-            scrub_complete: U64::new(self.scrub.last_complete),
-            volume_length: U16::new(name.len() as u16),
-            volume,
-            reserved_end: [0; 6],
-            record_crcs: [U32::ZERO; RECORD_BLOCKS],
-        }
     }
 
     /// Reads one slot.
@@ -281,56 +169,6 @@ impl Health {
             (Err(_), Ok(second)) => loaded(second, Slot::Second),
             (Err(first), Err(second)) => Err(NoValidSlot { first, second }),
         }
-    }
-}
-
-impl Header {
-    fn health(&self, records: RecordSet) -> Result<Health, SlotError> {
-        let flag = |flag: u32| self.flags.get() & flag != 0;
-        let name = self.volume.get(..usize::from(self.volume_length.get()));
-        let volume = name
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .ok_or(SlotError::Field("volume"))?;
-        let last_detach = if flag(DETACHED) {
-            let cause = record::decode_code("detach_cause", &CAUSES, self.detach_cause);
-            Some(LastDetach {
-                cause: cause.map_err(|_| SlotError::Field("detach_cause"))?,
-                at: self.detached_at.get(),
-            })
-        } else {
-            None
-        };
-        Ok(Health {
-            health_id: self.health_id.get(),
-            sequence: self.sequence.get(),
-            volume: volume.to_owned(),
-            device_id: self.device_id.get(),
-            attach_id: self.attach_id.get(),
-            generation: self.generation.get(),
-            last_detach,
-            ids: GenerationSlots {
-                current: self.current.get(),
-                bitmap: self.bitmap.get(),
-                history: self.history.map(U64::get),
-            },
-            outdated_mark: flag(OUTDATED).then(|| self.outdated_since.get()),
-            source_open_mark: flag(SOURCE_OPEN).then(|| self.source_open.get()),
-            loss_mark: flag(LOSS).then(|| LossMark {
-                peer_attach_id: self.loss_attach_id.get(),
-                current: self.loss_current.get(),
-            }),
-            heal: HealCounters {
-                total_blocks: self.heal_total.get(),
-                episodes: self.heal_episodes.get(),
-                last_episode: self.heal_last.get(),
-            },
-            scrub: ScrubProgress {
-                cursor: self.scrub_cursor.get(),
-                errors: self.scrub_errors.get(),
-                last_complete: self.scrub_complete.get(),
-            },
-            records,
-        })
     }
 }
 

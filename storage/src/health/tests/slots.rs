@@ -64,6 +64,11 @@ fn the_bytes_are_those_of_the_table() {
 }
 
 #[test]
+fn checksums_are_of_the_usual_form() {
+    assert_eq!(slot::crc32c(b"123456789"), 0xE306_9283);
+}
+
+#[test]
 fn marks_count_only_for_their_generation() {
     let mut health = sample(1, &[]);
     assert_eq!(health.outdated_since(), Some(0x50));
