@@ -117,9 +117,9 @@ impl FaultError {
     }
 }
 
-/// One rule. The same shape in `[[volume.faults]]` and in the admin API's JSON.
+/// One rule: `[[volume.faults]]`, and the body of a fault request to the admin API (there with `_` for `-`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct FaultRule {
     /// Operations that it hits.
     pub kind: FaultKind,

@@ -450,7 +450,7 @@ fn every_word_of_a_choice_is_accepted() {
 #[test]
 fn fault_rules_travel_as_json() {
     let rule: FaultRule =
-        serde_json::from_str(r#"{"kind":"write","first-sector":8,"error":"ENOSPC","mode":"times=2"}"#)
+        serde_json::from_str(r#"{"kind":"write","first_sector":8,"error":"ENOSPC","mode":"times=2"}"#)
             .unwrap();
     assert_eq!((rule.mode, rule.error.errno()), (FaultMode::Times(2), Some(28)));
     let json = serde_json::to_string(&rule).unwrap();
