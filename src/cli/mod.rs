@@ -305,7 +305,7 @@ pub struct OfflineTarget {
     #[arg(long, value_name = "PATH")]
     pub disk: Option<PathBuf>,
     /// Its meta-data disk; left out: internal
-    #[arg(long, value_name = "PATH", requires = "disk")]
+    #[arg(long, value_name = "PATH", requires = "disk", conflicts_with = "volume")]
     pub meta_disk: Option<PathBuf>,
 }
 

@@ -76,7 +76,7 @@ impl Paragraph<'_> {
         if !disk.reason.is_empty() {
             self.line(
                 4,
-                &format!("cause: {}, since {}", disk.reason, span(self.now - disk.since)),
+                &format!("cause: {}, {} ago", disk.reason, span(self.now - disk.since)),
             );
         }
         if let Some(detach) = &disk.detach {
@@ -101,7 +101,7 @@ impl Paragraph<'_> {
             self.line(
                 4,
                 &format!(
-                    "cause: {}, since {}",
+                    "cause: {}, {} ago",
                     connection.reason,
                     span(self.now - connection.since)
                 ),
@@ -153,7 +153,7 @@ impl Paragraph<'_> {
         self.line(
             2,
             &format!(
-                "waiting: {} for {}, since {}, {limit}",
+                "waiting: {} for {}, {} so far, {limit}",
                 wait.who,
                 wait.what,
                 span(self.now - wait.since)
