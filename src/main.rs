@@ -44,7 +44,14 @@ fn execute(command: &Command) -> Result<u8, Box<dyn std::error::Error>> {
 }
 
 fn check_configuration(file: &ConfigurationFile) -> Result<u8, Box<dyn std::error::Error>> {
-    let configuration = file.load()?;
+    let configuration = match file.load() {
+        Ok(configuration) => configuration,
+        Err(error) => {
+            // Each line begins with the file's name, as editors and people look for it.
+            eprintln!("{error}");
+            return Ok(exit::USAGE);
+        }
+    };
     let volumes = configuration.volumes.len();
     println!(
         "{}: node {:?} with {volumes} volume(s), no mistakes found",

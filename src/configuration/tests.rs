@@ -130,6 +130,10 @@ fn every_kind_of_mistake_is_named() {
             ],
         ),
         (
+            added(Node, "foo = 1"),
+            &["node: foo: unknown key in [node] (allowed: name, id"],
+        ),
+        (
             added(Node, "al-extents = 99"),
             &["unknown key in [node]; it belongs to [[volume]]"],
         ),
@@ -521,5 +525,46 @@ fn the_manual_has_every_key() {
         rows,
         KEYS.len(),
         "docs/configuration.md has a row for a key that does not exist"
+    );
+}
+
+/// Whatever is cut off or put in: a configuration or mistakes, never a panic, and each mistake in a line that is there.
+#[test]
+fn damaged_texts_are_refused_in_order() {
+    let text = include_str!("../../configs/pair-alice.toml");
+    let settings: String = text
+        .lines()
+        .filter(|line| !line.starts_with("# ") && !line.is_empty())
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut refused = 0;
+    for (position, _) in settings.char_indices() {
+        for damaged in [
+            settings[..position].to_owned(),
+            settings[position..].to_owned(),
+            format!("{}\u{1F4BE}{}", &settings[..position], &settings[position..]),
+            format!("{}]{}", &settings[..position], &settings[position..]),
+        ] {
+            let Err(error) = parse(&damaged) else { continue };
+            refused += 1;
+            assert!(!error.mistakes().is_empty());
+            let lines: Vec<usize> = error
+                .mistakes()
+                .iter()
+                .map(|mistake| mistake.place.line)
+                .collect();
+            assert!(
+                lines.is_sorted()
+                    && lines
+                        .iter()
+                        .all(|line| (1..=damaged.lines().count() + 1).contains(line)),
+                "{error}"
+            );
+        }
+    }
+    assert!(
+        refused > settings.len(),
+        "most damages are noticed: {refused} of {}",
+        settings.len() * 4
     );
 }
