@@ -233,21 +233,21 @@ pub struct FaultArguments {
     #[arg(long, value_parser = word::<FaultKind>, value_name = "read|write|flush|any")]
     pub kind: FaultKind,
     /// First sector of the lower disk
-    #[arg(long, default_value_t = 0)]
-    pub first_sector: u64,
-    /// How many sectors; to the end where it is left out
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub sectors: Option<u64>,
-    /// How a hit operation ends
-    #[arg(long, value_parser = word::<FaultError>, default_value = "EIO", value_name = "EIO|ENOSPC|...|none")]
-    pub error: FaultError,
+    #[arg(long, requires = "sectors")]
+    pub first_sector: Option<u64>,
+    /// How many sectors; the whole disk where it is left out
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sectors: Option<u32>,
+    /// The error of a hit operation; EIO, unless it is delayed or hangs
+    #[arg(long, value_parser = word::<FaultError>, value_name = "EIO|ENOSPC|...", conflicts_with_all = ["delay_ms", "hang"])]
+    pub error: Option<FaultError>,
     /// How long the rule holds
     #[arg(long, default_value = "always", value_name = "always|times=N|until-written")]
     pub mode: FaultMode,
     /// Milliseconds by which a hit operation is held back
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, conflicts_with = "hang")]
     pub delay_ms: u64,
-    /// A hit operation never ends
+    /// A hit operation does not end before the rule is removed
     #[arg(long)]
     pub hang: bool,
 }

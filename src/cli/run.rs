@@ -6,7 +6,7 @@ use crate::admin::schema::{
     ConnectRequest, DetachRequest, DisconnectRequest, Event, KillRequest, PrimaryRequest, Status,
 };
 use crate::admin::{exit, paths};
-use crate::configuration::{FaultEntry, FaultError};
+use crate::configuration::{FaultContradiction, FaultEffect, FaultEntry};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -26,6 +26,9 @@ pub enum CommandError {
         /// The names that are there.
         known: String,
     },
+    /// The fault rule makes no sense.
+    #[error("{0}")]
+    Fault(#[from] FaultContradiction),
     /// Nobody takes the output any more.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -39,7 +42,7 @@ impl CommandError {
             Self::NoSuchVolume { .. } => exit::REFUSED,
             // `mendblock events | head` is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => exit::DONE,
-            Self::Output(_) => exit::USAGE,
+            Self::Fault(_) | Self::Output(_) => exit::USAGE,
         }
     }
 }
@@ -221,7 +224,9 @@ async fn fault(command: &FaultCommand, out: &mut impl Write) -> Result<(), Comma
         }
         FaultCommand::Add { target, rule } => {
             let path = paths::faults(&target.volume, None);
-            let entry: FaultEntry = client(&target.connection).post(&path, &rule.rule()).await?;
+            let rule = rule.rule();
+            rule.check()?;
+            let entry: FaultEntry = client(&target.connection).post(&path, &rule).await?;
             writeln!(out, "{}: {}", entry.number, fault_text(&entry))?;
         }
         FaultCommand::Clear { target, number } => {
@@ -233,24 +238,17 @@ async fn fault(command: &FaultCommand, out: &mut impl Write) -> Result<(), Comma
     Ok(())
 }
 
-/// `read of sectors 800+8 ends with EIO (until-written), hit 3 times`.
+/// `read of sectors 800+8 ends with EIO (until-written), hit 2 times`.
 pub(super) fn fault_text(entry: &FaultEntry) -> String {
     let rule = &entry.rule;
     let kind = format!("{:?}", rule.kind).to_lowercase();
-    let length = rule
-        .sectors
-        .map_or(" to the end".into(), |sectors| format!("+{sectors}"));
-    let end = match (rule.hang, rule.error) {
-        (true, _) => "hangs".into(),
-        (false, FaultError::None) => "succeeds".into(),
-        (false, error) => format!("ends with {}", format!("{error:?}").to_uppercase()),
+    let place = rule.range().map_or(String::new(), |(first, count)| {
+        format!(" of sectors {first}+{count}")
+    });
+    let effect = match rule.effect() {
+        FaultEffect::Hang => "hangs".into(),
+        FaultEffect::Delay(milliseconds) => format!("is delayed by {milliseconds} ms"),
+        FaultEffect::Error(error) => format!("ends with {}", format!("{error:?}").to_uppercase()),
     };
-    let delay = match rule.delay_ms {
-        0 => String::new(),
-        delay => format!(" after {delay} ms"),
-    };
-    format!(
-        "{kind} of sectors {}{length} {end}{delay} ({}), hit {} times",
-        rule.first_sector, rule.mode, entry.hits
-    )
+    format!("{kind}{place} {effect} ({}), hit {} times", rule.mode, entry.hits)
 }

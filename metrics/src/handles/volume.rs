@@ -63,22 +63,58 @@ pub enum DetachCause {
     ReadError,
     /// A write error.
     WriteError,
+    /// A flush failed.
+    FlushError,
     /// An error of the meta-data.
-    MetaError,
-    /// The disk hung.
+    MetaData,
+    /// The device is no longer there.
+    DeviceGone,
+    /// The device has no space left.
+    NoSpace,
+    /// The device became write-protected.
+    ReadOnly,
+    /// The device refused the alignment of our I/O.
+    Alignment,
+    /// The device became smaller.
+    Shrunk,
+    /// An operation was too old.
     Timeout,
-    /// Its actor died too often.
-    ActorLost,
+    /// More bad blocks than the list holds.
+    TooManyBad,
+    /// The rewrite of a bad block failed.
+    HealFailed,
+    /// The budget of healing is spent.
+    HealBudget,
+    /// A healed block went bad again.
+    HealDoesNotHold,
+    /// The last write of an attach failed.
+    Attach,
+    /// The handshake refused the data of this disk.
+    NegotiationRefused,
+    /// The disk's driver (its actor) failed too often.
+    DriverFailed,
 }
 
 impl DetachCause {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 18] = [
         (Self::Admin, "admin"),
         (Self::ReadError, "read_error"),
         (Self::WriteError, "write_error"),
-        (Self::MetaError, "meta_error"),
+        (Self::FlushError, "flush_error"),
+        (Self::MetaData, "meta_data"),
+        (Self::DeviceGone, "device_gone"),
+        (Self::NoSpace, "no_space"),
+        (Self::ReadOnly, "read_only"),
+        (Self::Alignment, "alignment"),
+        (Self::Shrunk, "shrunk"),
         (Self::Timeout, "timeout"),
-        (Self::ActorLost, "actor_lost"),
+        (Self::TooManyBad, "too_many_bad"),
+        (Self::HealFailed, "heal_failed"),
+        (Self::HealBudget, "heal_budget"),
+        (Self::HealDoesNotHold, "heal_does_not_hold"),
+        (Self::Attach, "attach"),
+        (Self::NegotiationRefused, "negotiation_refused"),
+        (Self::DriverFailed, "driver_failed"),
     ];
 }
 
