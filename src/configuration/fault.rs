@@ -96,15 +96,12 @@ pub enum FaultError {
     Etimedout,
     /// Target error of the device.
     Eremoteio,
-    /// The operation succeeds: for a rule that only delays.
-    #[serde(rename = "none")]
-    None,
 }
 
 impl FaultError {
-    /// The errno by Linux' numbers; `None` where the operation succeeds.
-    pub fn errno(self) -> Option<i32> {
-        Some(match self {
+    /// The error number by Linux.
+    pub fn errno(self) -> i32 {
+        match self {
             Self::Eio => 5,
             Self::Enospc => 28,
             Self::Enxio => 6,
@@ -112,38 +109,115 @@ impl FaultError {
             Self::Eilseq => 84,
             Self::Etimedout => 110,
             Self::Eremoteio => 121,
-            Self::None => return None,
-        })
+        }
     }
 }
 
-/// One rule. The same shape in `[[volume.faults]]` and in the admin API's JSON.
+/// What happens to a hit operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultEffect {
+    /// It fails and changes nothing.
+    Error(FaultError),
+    /// It reaches the disk so many milliseconds later.
+    Delay(u64),
+    /// It reaches the disk when the rule is removed.
+    Hang,
+}
+
+/// Keys of a rule that do not go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct FaultContradiction {
+    /// The key to change.
+    pub key: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// One rule: `[[volume.faults]]`, and the body of a fault request to the admin API (there with `_` for `-`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct FaultRule {
     /// Operations that it hits.
     pub kind: FaultKind,
-    /// First sector of the lower disk, meta-data included.
-    #[serde(default)]
-    pub first_sector: u64,
-    /// Number of sectors, at least 1; `None`: to the end of the disk.
+    /// First sector of the lower disk, meta-data included; only together with `sectors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sectors: Option<u64>,
-    /// How a hit operation ends.
-    #[serde(default)]
-    pub error: FaultError,
+    pub first_sector: Option<u64>,
+    /// Number of sectors, at least 1; `None`: the whole disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sectors: Option<u32>,
+    /// The error of a hit operation; `None`: EIO, unless the rule delays or hangs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<FaultError>,
     /// How long the rule holds.
     #[serde(default)]
     pub mode: FaultMode,
-    /// Milliseconds by which a hit operation is held back.
+    /// Milliseconds by which a hit operation is held back; 0 = not.
     #[serde(default)]
     pub delay_ms: u64,
-    /// A hit operation never ends.
+    /// A hit operation does not end before the rule is removed.
     #[serde(default)]
     pub hang: bool,
 }
 
+/// Longest delay, milliseconds.
+pub(super) const DELAY_MAX: u64 = 600_000;
+/// Highest first sector: with any count it ends below 2^64 bytes.
+pub(super) const FIRST_SECTOR_MAX: u64 = u64::MAX >> 10;
+
 impl FaultRule {
+    /// What happens to a hit operation.
+    pub fn effect(&self) -> FaultEffect {
+        match (self.hang, self.delay_ms) {
+            (true, _) => FaultEffect::Hang,
+            (false, 0) => FaultEffect::Error(self.error.unwrap_or_default()),
+            (false, delay) => FaultEffect::Delay(delay),
+        }
+    }
+
+    /// The sectors that it hits, (first, count); `None`: the whole disk.
+    pub fn range(&self) -> Option<(u64, u32)> {
+        self.sectors
+            .map(|sectors| (self.first_sector.unwrap_or(0), sectors))
+    }
+
+    /// Checks what the types leave open: for a rule that came as JSON or from the command line.
+    ///
+    /// # Errors
+    /// A number is out of range, or keys do not go together.
+    pub fn check(&self) -> Result<(), FaultContradiction> {
+        let effects =
+            usize::from(self.error.is_some()) + usize::from(self.delay_ms > 0) + usize::from(self.hang);
+        let fails = matches!(self.effect(), FaultEffect::Error(_));
+        let refuse = |key, reason| Err(FaultContradiction { key, reason });
+        if effects > 1 {
+            refuse(
+                "error",
+                "a rule does one thing: give one of error, delay-ms and hang",
+            )
+        } else if self.delay_ms > DELAY_MAX {
+            refuse("delay-ms", "is too large: at most 600000")
+        } else if self.first_sector.is_some() && self.sectors.is_none() {
+            refuse(
+                "first-sector",
+                "needs sectors beside it; leave both out for the whole disk",
+            )
+        } else if self.sectors == Some(0) || self.first_sector.is_some_and(|first| first > FIRST_SECTOR_MAX) {
+            refuse(
+                "sectors",
+                "names no sectors of a disk: at least 1, ending below 2^64 bytes",
+            )
+        } else if self.kind == FaultKind::Flush && self.sectors.is_some() {
+            refuse("sectors", "a flush has no sectors: leave them out")
+        } else if self.mode == FaultMode::UntilWritten && !(self.kind == FaultKind::Read && fails) {
+            refuse("mode", "until-written goes with kind read and an error only")
+        } else if self.mode == FaultMode::Times(0) {
+            refuse("mode", "times=N needs an N from 1")
+        } else {
+            Ok(())
+        }
+    }
+
     pub(super) fn read(reader: &mut Reader<'_, '_>) -> Self {
         reader.refuse_unknown_keys();
         let mode = reader.text("mode").unwrap_or_default();
@@ -153,30 +227,17 @@ impl FaultRule {
         });
         let rule = Self {
             kind: reader.choice("kind").unwrap_or(FaultKind::Any),
-            first_sector: reader.integer("first-sector").unwrap_or(0),
-            sectors: reader.integer("sectors"),
-            error: reader.choice("error").unwrap_or_default(),
+            first_sector: reader.integer("first-sector"),
+            sectors: reader.integer("sectors").map(|sectors| sectors as u32),
+            error: reader.choice("error"),
             mode,
             delay_ms: reader.integer("delay-ms").unwrap_or(0),
             hang: reader.boolean("hang"),
         };
-        rule.check(reader);
+        if let (Some(_), Err(contradiction)) = (reader.value("kind"), rule.check()) {
+            reader.refuse_plainly(contradiction.key, contradiction.reason);
+        }
         rule
-    }
-
-    fn check(&self, reader: &mut Reader<'_, '_>) {
-        if self.error == FaultError::None && self.delay_ms == 0 && !self.hang {
-            reader.refuse(
-                "error",
-                "this rule would do nothing: it needs an error, a delay-ms or hang",
-            );
-        }
-        if self
-            .sectors
-            .is_some_and(|sectors| self.first_sector.checked_add(sectors).is_none())
-        {
-            reader.refuse("sectors", "first-sector + sectors is beyond any disk");
-        }
     }
 }
 

@@ -13,7 +13,10 @@ mod tests;
 mod unknown;
 mod volume;
 
-pub use fault::{FaultEntry, FaultError, FaultKind, FaultMode, FaultRule, UnknownFaultMode};
+pub use fault::{
+    FaultContradiction, FaultEffect, FaultEntry, FaultError, FaultKind, FaultMode, FaultRule,
+    UnknownFaultMode,
+};
 pub use mistake::{ConfigurationError, Mistake, Place};
 pub use node::{DEFAULT_ADMIN_SOCKET, NodeConfiguration};
 pub use peer::{PeerConfiguration, Protocol};

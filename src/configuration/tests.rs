@@ -81,7 +81,7 @@ fn every_value_arrives_in_base_units() {
     let text = format!(
         "{text}timeout = 30\nko-count = 0\n[volume.handlers]\nlocal-io-error = \"echo o > /proc/sysrq-trigger\"\n\
          [[volume.faults]]\nkind = \"read\"\nfirst-sector = 800\nsectors = 8\nmode = \"until-written\"\n\
-         [[volume.faults]]\nkind = \"any\"\nerror = \"none\"\ndelay-ms = 20\nmode = \"times=3\"\n"
+         [[volume.faults]]\nkind = \"any\"\ndelay-ms = 20\nmode = \"times=3\"\n"
     );
     let configuration = parse(&text).unwrap();
     let volume = &configuration.volumes[0];
@@ -128,6 +128,10 @@ fn every_kind_of_mistake_is_named() {
                 "node.toml:5: node: nmae: unknown key; did you mean \"name\"?",
                 "state-dir",
             ],
+        ),
+        (
+            added(Node, "foo = 1"),
+            &["node: foo: unknown key in [node] (allowed: name, id"],
         ),
         (
             added(Node, "al-extents = 99"),
@@ -321,8 +325,20 @@ fn every_kind_of_mistake_is_named() {
             &["mode = \"times=0\": is no fault mode", "times=N"],
         ),
         (
-            added(Faults, "kind = \"read\"\nerror = \"none\""),
-            &["this rule would do nothing"],
+            added(Faults, "kind = \"read\"\nerror = \"EIO\"\ndelay-ms = 1"),
+            &["faults[0].error = \"EIO\": a rule does one thing"],
+        ),
+        (
+            added(Faults, "kind = \"write\"\nmode = \"until-written\""),
+            &["until-written goes with kind read"],
+        ),
+        (
+            added(Faults, "kind = \"read\"\nfirst-sector = 8"),
+            &["first-sector = 8: needs sectors"],
+        ),
+        (
+            added(Faults, "kind = \"flush\"\nsectors = 8"),
+            &["a flush has no sectors"],
         ),
         (
             second("minor = 0"),
@@ -438,7 +454,7 @@ fn every_word_of_a_choice_is_accepted() {
         for word in allowed {
             let rest = match (key.section, key.name) {
                 (Section::Faults, "kind") => "\n",
-                (Section::Faults, _) => "\nkind = \"read\"\ndelay-ms = 1\n",
+                (Section::Faults, _) => "\nkind = \"read\"\n",
                 _ => "\n",
             };
             let text = added(key.section, &format!("{} = \"{word}\"{rest}", key.name));
@@ -449,10 +465,14 @@ fn every_word_of_a_choice_is_accepted() {
 
 #[test]
 fn fault_rules_travel_as_json() {
-    let rule: FaultRule =
-        serde_json::from_str(r#"{"kind":"write","first-sector":8,"error":"ENOSPC","mode":"times=2"}"#)
-            .unwrap();
-    assert_eq!((rule.mode, rule.error.errno()), (FaultMode::Times(2), Some(28)));
+    let rule: FaultRule = serde_json::from_str(
+        r#"{"kind":"write","first_sector":8,"sectors":1,"error":"ENOSPC","mode":"times=2"}"#,
+    )
+    .unwrap();
+    assert_eq!(
+        (rule.mode, rule.error.map(FaultError::errno)),
+        (FaultMode::Times(2), Some(28))
+    );
     let json = serde_json::to_string(&rule).unwrap();
     assert_eq!(serde_json::from_str::<FaultRule>(&json).unwrap(), rule);
     assert!(serde_json::from_str::<FaultRule>(r#"{"kind":"write","mode":"sometimes"}"#).is_err());
@@ -521,5 +541,46 @@ fn the_manual_has_every_key() {
         rows,
         KEYS.len(),
         "docs/configuration.md has a row for a key that does not exist"
+    );
+}
+
+/// Whatever is cut off or put in: a configuration or mistakes, never a panic, and each mistake in a line that is there.
+#[test]
+fn damaged_texts_are_refused_in_order() {
+    let text = include_str!("../../configs/pair-alice.toml");
+    let settings: String = text
+        .lines()
+        .filter(|line| !line.starts_with("# ") && !line.is_empty())
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut refused = 0;
+    for (position, _) in settings.char_indices() {
+        for damaged in [
+            settings[..position].to_owned(),
+            settings[position..].to_owned(),
+            format!("{}\u{1F4BE}{}", &settings[..position], &settings[position..]),
+            format!("{}]{}", &settings[..position], &settings[position..]),
+        ] {
+            let Err(error) = parse(&damaged) else { continue };
+            refused += 1;
+            assert!(!error.mistakes().is_empty());
+            let lines: Vec<usize> = error
+                .mistakes()
+                .iter()
+                .map(|mistake| mistake.place.line)
+                .collect();
+            assert!(
+                lines.is_sorted()
+                    && lines
+                        .iter()
+                        .all(|line| (1..=damaged.lines().count() + 1).contains(line)),
+                "{error}"
+            );
+        }
+    }
+    assert!(
+        refused > settings.len(),
+        "most damages are noticed: {refused} of {}",
+        settings.len() * 4
     );
 }

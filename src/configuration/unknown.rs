@@ -11,10 +11,12 @@ pub(super) fn refusal(section: Section, name: &str) -> (String, String) {
             .map(|key| key.name)
     };
     let elsewhere = keys::KEYS.iter().find(|key| key.name == name);
+    // A short word is similar to many: at most half of it may differ.
+    let limit = 2.min(name.len() / 2);
     let similar = known()
         .map(|key| (distance(key, name), key))
         .min()
-        .filter(|(distance, _)| *distance <= 2);
+        .filter(|(distance, _)| *distance <= limit);
     let reason = match (similar, elsewhere) {
         (Some((_, key)), _) => format!("unknown key; did you mean \"{key}\"?"),
         (None, Some(key)) => format!(
