@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod golden;
+#[cfg(feature = "devices")]
+mod offline;
 mod vectors;
