@@ -109,7 +109,7 @@ fn inspect(
         match replay(verified.layout.log(), ring) {
             Ok(replay) => {
                 report.hot_extents = replay.extents();
-                report.log_rewritten = replay.transactions > 0 || !replay.unusable.is_empty();
+                report.log_rewritten = replay.transactions > 0;
                 report.unusable_blocks = replay.unusable;
                 report.completeness = replay.completeness;
             }

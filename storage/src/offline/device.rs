@@ -3,8 +3,9 @@ use super::OfflineError;
 use crate::format::layout::{LogGeometry, MetadataLayout};
 use crate::format::{META_BLOCK_BYTES, MetaBlock};
 use crate::units::BLOCK_BYTES;
-use rustix::fs::OFlags;
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use rustix::io::Errno;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -55,9 +56,10 @@ impl BlockFile {
             _ => failed("open", error),
         })?;
         if access == Access::Exclusive {
-            file.try_lock().map_err(|error| match error {
-                TryLockError::WouldBlock => OfflineError::InUse(path.to_owned()),
-                TryLockError::Error(error) => failed("lock", error),
+            // Conflicts with the lock that a running node holds on its disks, whatever kind of disk it is.
+            fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+                Errno::AGAIN | Errno::ACCESS => OfflineError::InUse(path.to_owned()),
+                _ => failed("lock", error.into()),
             })?;
         }
         let bytes = file

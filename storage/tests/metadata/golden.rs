@@ -6,13 +6,13 @@ use serde_json::Value;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// One snapshot of one vector.
 pub struct Snapshot {
     pub case: String,
     pub name: String,
     pub expect: Value,
-    #[expect(dead_code, reason = "x")]
     pub dump: String,
     /// The meta-data area; `None` when only figures are stored.
     pub area: Option<Vec<u8>>,
@@ -43,8 +43,13 @@ pub fn snapshot(case: &str, name: &str) -> Snapshot {
     }
 }
 
-/// All snapshots of all vectors.
-pub fn all() -> Vec<Snapshot> {
+/// All snapshots of all vectors, read once.
+pub fn all() -> &'static [Snapshot] {
+    static ALL: OnceLock<Vec<Snapshot>> = OnceLock::new();
+    ALL.get_or_init(read_all)
+}
+
+fn read_all() -> Vec<Snapshot> {
     let mut found = Vec::new();
     for case in fs::read_dir(folder(""))
         .unwrap()
@@ -120,5 +125,33 @@ impl Snapshot {
     /// The ring as `ring.json` describes it.
     pub fn ring_description(&self) -> Value {
         serde_json::from_slice(&fs::read(folder(&self.case).join("ring.json")).unwrap()).unwrap()
+    }
+
+    /// A sparse file like the device that the snapshot was taken from.
+    #[cfg(feature = "devices")]
+    pub fn write_device(&self, path: &Path) {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::create(path).unwrap();
+        file.set_len(self.number("device_bytes")).unwrap();
+        file.write_all_at(self.area.as_ref().unwrap(), self.number("region_start_byte"))
+            .unwrap();
+    }
+
+    /// The meta-data area of a device as it is now.
+    #[cfg(feature = "devices")]
+    pub fn read_area(&self, path: &Path) -> Vec<u8> {
+        use std::os::unix::fs::FileExt;
+        let mut area = vec![0; self.number("region_bytes") as usize];
+        fs::File::open(path)
+            .unwrap()
+            .read_exact_at(&mut area, self.number("region_start_byte"))
+            .unwrap();
+        area
+    }
+
+    /// The stored text with the flags that are on disk.
+    pub fn true_dump(&self) -> String {
+        let flags = self.expect["superblock"]["flags"].as_str().unwrap();
+        self.dump.replace("flags 0x00000000;", &format!("flags {flags};"))
     }
 }

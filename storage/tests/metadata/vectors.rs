@@ -4,6 +4,7 @@ use mendblock_storage::format::activity_log::{
     self, FREE_EXTENT, LogBlock, SlotUpdate, TransactionSequence, initialized_block,
 };
 use mendblock_storage::format::bitmap;
+use mendblock_storage::format::dump::{Dump, bitmap_text};
 use mendblock_storage::format::layout::{LogGeometry, MetadataLayout, superblock_byte};
 use mendblock_storage::format::old_log;
 use mendblock_storage::format::replay::{Completeness, ReplayError, replay};
@@ -331,4 +332,16 @@ fn truncation_is_refused_only_for_consistent_data() {
     ));
     superblock.flags.set(Flags::CONSISTENT, false);
     assert_eq!(superblock.check_size(&layout), Ok(layout.usable_sectors()));
+}
+
+#[test]
+fn dumps() {
+    for snapshot in all().iter().filter(|snapshot| snapshot.area.is_some()) {
+        let verified = verified(snapshot);
+        let mut dump = Dump::new(&verified);
+        let bytes = snapshot.bytes(verified.layout.bitmap_byte(), dump.bm_bytes as usize);
+        dump.bits_set = bitmap::count_set(&bitmap::decode(bytes));
+        let text = dump.head() + &bitmap_text(bytes, 0) + &dump.tail();
+        assert_eq!(text, snapshot.true_dump(), "{}", snapshot.title());
+    }
 }
