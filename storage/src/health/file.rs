@@ -139,6 +139,30 @@ impl HealthStore {
         written
     }
 
+    /// Writes a slot that was encoded elsewhere ([`Health::encode`]), with the sequence number that stands in it, to the
+    /// older slot; durable on return.
+    pub fn write_encoded(&mut self, sequence: u64, bytes: &[u8]) -> Result<(), HealthFileError> {
+        self.last_sequence = self.last_sequence.max(sequence);
+        self.write_slot(bytes)
+    }
+
+    /// The archives of the volume: files of disks that were attached before. Damaged ones are left out.
+    pub fn archives(state_dir: &Path, volume: &str) -> Result<Vec<Health>, HealthFileError> {
+        let place = Place::of(state_dir, volume)?;
+        let prefix = format!("{}.", place.stem);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&place.directory).map_err(failed("read", &place.directory))? {
+            let path = entry.map_err(failed("read", &place.directory))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let device = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".health"));
+            let is_archive = device.is_some_and(|id| id.len() == 16 && u64::from_str_radix(id, 16).is_ok());
+            if let (true, Ok(file)) = (is_archive, File::open(&path)) {
+                found.extend(read_newest(&file, &path).ok().map(|loaded| loaded.health).filter(|health| health.volume == volume));
+            }
+        }
+        Ok(found)
+    }
+
     fn write_slot(&mut self, bytes: &[u8]) -> Result<(), HealthFileError> {
         let path = self.place.current();
         let slot = self.newest.other();
