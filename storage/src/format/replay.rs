@@ -294,3 +294,69 @@ fn covers(ranges: &mut [Range<u32>], end: u32) -> bool {
     });
     reached >= end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::activity_log::{TransactionSequence, initialized_block};
+
+    /// A ring of 8 blocks of a log with two context windows; each transaction puts extent n into slot n.
+    fn ring(first: u32, transactions: u16) -> Vec<Option<MetaBlock>> {
+        let mut ring = vec![Some(initialized_block()); 8];
+        let mut slots = vec![FREE_EXTENT; 1200];
+        let mut sequence = TransactionSequence::starting_at(first);
+        for slot in 0..transactions {
+            let extent = u32::from(slot);
+            let transaction = sequence
+                .compose(&slots, vec![SlotUpdate { slot, extent }])
+                .unwrap();
+            ring[transaction.number() as usize % 8] = Some(transaction.encode());
+            slots[usize::from(slot)] = extent;
+            sequence.written();
+        }
+        ring
+    }
+
+    fn replayed(ring: &[Option<MetaBlock>]) -> (Vec<u32>, Completeness, u32) {
+        let replay = replay(LogGeometry::default(), ring).unwrap();
+        (
+            replay.extents().into_iter().collect(),
+            replay.completeness,
+            replay.next_number,
+        )
+    }
+
+    #[test]
+    fn a_lost_first_transaction_may_hide_an_extent() {
+        let mut ring = ring(0, 2);
+        ring[0] = Some([0; 4096]);
+        assert_eq!(replayed(&ring), (vec![1], Completeness::ExtentMayBeMissing, 2));
+    }
+
+    #[test]
+    fn a_lost_transaction_that_later_contexts_repeat_hides_nothing() {
+        let mut ring = ring(0, 5);
+        ring[1] = None;
+        assert_eq!(replayed(&ring), (vec![0, 1, 2, 3, 4], Completeness::Whole, 5));
+    }
+
+    #[test]
+    fn a_torn_block_behind_the_newest_is_harmless_but_an_unreadable_one_is_not() {
+        let mut ring = ring(u32::MAX - 3, 6);
+        assert_eq!(replayed(&ring), (vec![0, 1, 2, 3, 4, 5], Completeness::Whole, 2));
+        ring[2] = Some([7; 4096]);
+        assert_eq!(replayed(&ring).1, Completeness::NewestTorn);
+        ring[2] = None;
+        assert_eq!(replayed(&ring).1, Completeness::ExtentMayBeMissing);
+    }
+
+    #[test]
+    fn a_write_that_never_reached_the_disk_is_noticed() {
+        let stale = ring(0, 6)[4];
+        let mut ring = ring(0, 14);
+        ring[4] = stale;
+        let (extents, completeness, next) = replayed(&ring);
+        assert_eq!((completeness, next), (Completeness::ExtentMayBeMissing, 14));
+        assert!(!extents.contains(&12));
+    }
+}

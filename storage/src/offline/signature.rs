@@ -31,7 +31,7 @@ impl fmt::Display for Found {
 }
 
 /// Byte, signature, what it stands for. A negative byte counts from the end of the device.
-const SIGNATURES: [(i64, &[u8], &str); 42] = [
+const SIGNATURES: [(i64, &[u8], &str); 41] = [
     (1080, b"\x53\xEF", "an ext2, ext3 or ext4 file system"),
     (0, b"XFSB", "an XFS file system"),
     (65_600, b"_BHRfS_M", "a btrfs file system"),
@@ -44,12 +44,7 @@ const SIGNATURES: [(i64, &[u8], &str); 42] = [
     (65_588, b"ReIsEr3Fs", "a ReiserFS file system"),
     (65_536, b"\x01\x16\x19\x70", "a GFS2 file system"),
     (8192, b"OCFSV2", "an OCFS2 file system"),
-    (
-        4096 + 24,
-        b"\xC6\x85\x73\xF6",
-        "a bcachefs file system or a bcache device",
-    ),
-    (4096 + 24, b"\xC6\x85\x73\xF6\x4E\x1A\x45\xCA", "a bcache device"),
+    (4096 + 24, b"\xC6\x85\x73\xF6", "a bcache or bcachefs device"),
     (0, b"hsqs", "a squashfs file system"),
     (32_769, b"CD001", "an ISO 9660 file system"),
     (32_769, b"BEA01", "a UDF file system"),
@@ -119,4 +114,38 @@ pub(super) fn find_metadata(device: &BlockFile, index: MetaIndex) -> Result<Opti
         path: device.path().to_owned(),
         byte,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offline::device::Access;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn every_signature_is_found_where_it_belongs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        for (place, signature, what) in SIGNATURES {
+            let file = File::create(&path).unwrap();
+            file.set_len(1 << 20).unwrap();
+            assert_eq!(find(&BlockFile::open(&path, Access::Read).unwrap()).unwrap(), []);
+            let byte = if place < 0 {
+                (1_u64 << 20).checked_add_signed(place).unwrap()
+            } else {
+                place as u64
+            };
+            file.write_all_at(signature, byte).unwrap();
+            let found = find(&BlockFile::open(&path, Access::Read).unwrap()).unwrap();
+            assert_eq!(
+                found,
+                [Found {
+                    what,
+                    path: path.clone(),
+                    byte
+                }]
+            );
+        }
+    }
 }

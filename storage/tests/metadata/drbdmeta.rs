@@ -79,6 +79,15 @@ fn read_superblock(bench: &Bench) -> Verified {
         .unwrap()
 }
 
+/// Where internal meta-data of a small device lie.
+fn last_mebibyte(device: &Path) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    let file = File::open(device).unwrap();
+    file.read_exact_at(&mut bytes, file.metadata().unwrap().len() - (1 << 20))
+        .unwrap();
+    bytes
+}
+
 const PLACES: [(MetaIndex, u64, (u32, u32)); 7] = [
     (MetaIndex::Internal, 64 << 20, (1, 8)),
     (MetaIndex::Internal, (300 << 20) + 5 * 512, (1, 8)),
@@ -211,6 +220,8 @@ fn it_erases_only_the_anchor() {
     assert_eq!(read_superblock(&bench).superblock, outdated);
 }
 
+const CRASHED_BYTES: u64 = 64 << 20;
+
 /// A crashed node with a random log.
 #[derive(Clone, Debug)]
 struct Crash {
@@ -246,7 +257,7 @@ fn crashes() -> impl Strategy<Value = Crash> {
 
 fn write_crash(crash: &Crash, device: &Path) {
     let log = LogGeometry::new(crash.stripes.0, crash.stripes.1).unwrap();
-    let sizes = DeviceSizes::internal(64 << 20);
+    let sizes = DeviceSizes::internal(CRASHED_BYTES);
     let layout = MetadataLayout::compute(MetaIndex::Internal, sizes, log).unwrap();
     let file = File::options().write(true).open(device).unwrap();
     let mut slots = vec![FREE_EXTENT; usize::from(crash.slots)];
@@ -292,7 +303,7 @@ fn write_crash(crash: &Crash, device: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Both tools do the same to the same crashed disk, but that we ask for a full sync where an extent may be missing.
     #[test]
@@ -300,12 +311,13 @@ proptest! {
         if drbdmeta_is_missing() {
             return Ok(());
         }
-        let bench = Bench::empty(MetaIndex::Internal, 64 << 20);
+        let bench = Bench::empty(MetaIndex::Internal, CRASHED_BYTES);
         let log = LogGeometry::new(crash.stripes.0, crash.stripes.1).unwrap();
         create_md(&bench.location, CreateOptions { log, ..CreateOptions::default() }).unwrap();
         write_crash(&crash, &bench.meta);
-        let copy = Bench::empty(MetaIndex::Internal, 64 << 20);
-        fs::copy(&bench.meta, &copy.meta).unwrap();
+        let copy = Bench::empty(MetaIndex::Internal, CRASHED_BYTES);
+        let file = File::options().write(true).open(&copy.meta).unwrap();
+        file.write_all_at(&last_mebibyte(&bench.meta), CRASHED_BYTES - (1 << 20)).unwrap();
         let theirs = drbdmeta(&copy.meta, MetaIndex::Internal, &["apply-al"]);
         let ours = apply_al(&bench.location);
         prop_assert_eq!(theirs.status.success(), ours.is_ok(), "{:?} {:?}", theirs, ours);
@@ -315,6 +327,6 @@ proptest! {
             let file = File::options().write(true).open(&bench.meta).unwrap();
             file.write_all_at(&superblock.encode(), layout.superblock_byte()).unwrap();
         }
-        prop_assert!(fs::read(&bench.meta).unwrap() == fs::read(&copy.meta).unwrap());
+        prop_assert!(last_mebibyte(&bench.meta) == last_mebibyte(&copy.meta));
     }
 }

@@ -226,6 +226,35 @@ proptest! {
         old_log::hot_extents(&blocks, 257);
     }
 
+    #[test]
+    fn bitmaps_survive_the_disk(words in prop::collection::vec(any::<u64>(), 0..70), sectors in 0..40_000_u64) {
+        let bytes = bitmap::encode(&words);
+        prop_assert_eq!(bitmap::decode(&bytes), words.clone());
+        let mut kept = words.clone();
+        let cleared = bitmap::clear_surplus(&mut kept, 0, sectors);
+        prop_assert_eq!(cleared, bitmap::count_set(&words) - bitmap::count_set(&kept));
+        for (bit, word) in (0..words.len() as u64 * 64).map(|bit| (bit, (bit / 64) as usize)) {
+            let (was, is) = (words[word] >> (bit % 64) & 1, kept[word] >> (bit % 64) & 1);
+            prop_assert_eq!(is, if bit < sectors.div_ceil(8) { was } else { 0 });
+        }
+    }
+
+    #[test]
+    fn runs_are_the_set_bits(words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 0..20)) {
+        let mut runs = bitmap::Runs::new(usize::MAX);
+        words.chunks(3).for_each(|piece| runs.push(piece));
+        let (runs, more) = runs.finish();
+        prop_assert!(!more && runs.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
+        let mut rebuilt = vec![0_u64; words.len()];
+        runs.iter().flat_map(|&(first, last)| first..=last).for_each(|bit| rebuilt[(bit / 64) as usize] |= 1 << (bit % 64));
+        prop_assert_eq!(rebuilt, words);
+    }
+}
+
+proptest! {
+    // Each case replays a ring after every transaction of a history.
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
     /// At any point of a node's life the ring gives at least the hot extents. (More: slots whose extent changed in a
     /// block that has left the ring are known from contexts only.)
     #[test]
@@ -276,29 +305,5 @@ proptest! {
             }
             Ok(())
         })?;
-    }
-
-    #[test]
-    fn bitmaps_survive_the_disk(words in prop::collection::vec(any::<u64>(), 0..70), sectors in 0..40_000_u64) {
-        let bytes = bitmap::encode(&words);
-        prop_assert_eq!(bitmap::decode(&bytes), words.clone());
-        let mut kept = words.clone();
-        let cleared = bitmap::clear_surplus(&mut kept, 0, sectors);
-        prop_assert_eq!(cleared, bitmap::count_set(&words) - bitmap::count_set(&kept));
-        for (bit, word) in (0..words.len() as u64 * 64).map(|bit| (bit, (bit / 64) as usize)) {
-            let (was, is) = (words[word] >> (bit % 64) & 1, kept[word] >> (bit % 64) & 1);
-            prop_assert_eq!(is, if bit < sectors.div_ceil(8) { was } else { 0 });
-        }
-    }
-
-    #[test]
-    fn runs_are_the_set_bits(words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 0..20)) {
-        let mut runs = bitmap::Runs::new(usize::MAX);
-        words.chunks(3).for_each(|piece| runs.push(piece));
-        let (runs, more) = runs.finish();
-        prop_assert!(!more && runs.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
-        let mut rebuilt = vec![0_u64; words.len()];
-        runs.iter().flat_map(|&(first, last)| first..=last).for_each(|bit| rebuilt[(bit / 64) as usize] |= 1 << (bit % 64));
-        prop_assert_eq!(rebuilt, words);
     }
 }
