@@ -1,7 +1,6 @@
 //! The `Device` port: data and meta-data device with their in-flight tables, the fault layer and the buffer pool. The kernel
 //! holds its buffers, so it outlives every `DiskActor`.
 
-use crate::clock::Clock;
 use crate::handle::Handle;
 use crate::shell::Port;
 use mendblock_core::disk::{DeviceCompletion, DiskEffect, DiskIn, DiskPart, OpenFailure, OpenedDevice, PortOperation, Token, WhichDevice};
@@ -68,7 +67,7 @@ pub struct DiskPort(Rc<RefCell<Inner>>);
 
 impl DiskPort {
     /// For this disk.
-    pub fn new(configuration: DiskConfiguration, faults: FaultHandle, pool: BufferPool, actor: Handle<DiskPart>, _clock: Clock) -> Self {
+    pub fn new(configuration: DiskConfiguration, faults: FaultHandle, pool: BufferPool, actor: Handle<DiskPart>) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             configuration,
             faults,
