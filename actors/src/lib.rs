@@ -5,6 +5,7 @@
 //! through a [`volume::VolumeHandle`], which may cross threads.
 
 pub mod clock;
+pub mod counters;
 pub mod facts;
 pub mod handle;
 pub mod nbd;

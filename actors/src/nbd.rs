@@ -125,9 +125,11 @@ async fn client(socket: ClientSocket, volumes: Volumes) {
 
 async fn serve(socket: ClientSocket, volume: Rc<Volume>, transmission: &Transmission, rest: Vec<u8>, name: &str) {
     tracing::info!(client = name, volume = volume.handle.name(), "NBD client attached");
+    let counters = std::sync::Arc::clone(&volume.handle.counters);
     let (pool, arrivals, rules) = (volume.pool.clone(), Rc::clone(&volume.arrivals), transmission.request_rules());
-    let port = volume.wired.session(|actor| ClientPort::new(socket, rules, pool, arrivals, actor));
+    let port = volume.wired.session(|actor| ClientPort::new(socket, rules, pool, arrivals, actor, counters));
     volume.handle.sessions.fetch_add(1, Ordering::Relaxed);
+    volume.handle.counters.metrics().nbd_sessions_opened.increment(1);
     port.serve(rest).await;
     volume.handle.sessions.fetch_sub(1, Ordering::Relaxed);
     tracing::info!(client = name, volume = volume.handle.name(), "NBD client detached");

@@ -1,7 +1,8 @@
 //! A volume as the rest of the node sees it: a [`VolumeHandle`] that may cross threads, and the volumes of one Arbiter.
 
 use crate::clock::Clock;
-use crate::facts::{FactSink, Happened, Observer};
+use crate::counters::Counters;
+use crate::facts::{FactSink, Happened};
 use crate::ports::disk::{DiskConfiguration, DiskPort};
 use crate::ports::health::HealthFiles;
 use crate::ports::helper::{HandlerConfiguration, HelperPort};
@@ -16,6 +17,7 @@ use mendblock_core::part::PartName;
 use mendblock_core::resync::Progress;
 use mendblock_core::snapshot::Snapshot;
 use mendblock_core::volume::machine::{Command, CommandAnswer, StateIn};
+use mendblock_metrics::VolumeMetrics;
 use mendblock_net::transport::TcpOptions;
 use mendblock_storage::buffer::{BufferPool, PoolSizes};
 use mendblock_storage::device::fault::FaultHandle;
@@ -122,6 +124,8 @@ pub struct VolumeHandle {
     pub actors: Actors,
     /// Client sessions that exist.
     pub sessions: Arc<std::sync::atomic::AtomicU64>,
+    /// Counts.
+    pub counters: Arc<Counters>,
     /// Time as the snapshots' instants count it.
     pub clock: Clock,
 }
@@ -188,9 +192,9 @@ impl Volumes {
         setup: VolumeSetup,
         clock: Clock,
         events: broadcast::Sender<Arc<Happened>>,
-        observer: Observer,
+        metrics: Arc<VolumeMetrics>,
     ) -> Result<VolumeHandle, StartError> {
-        let volume = Rc::new(start(setup, clock, events, observer)?);
+        let volume = Rc::new(start(setup, clock, events, metrics)?);
         let handle = volume.handle.clone();
         self.0.borrow_mut().insert(handle.name().to_owned(), volume);
         Ok(handle)
@@ -212,7 +216,7 @@ fn start(
     setup: VolumeSetup,
     clock: Clock,
     events: broadcast::Sender<Arc<Happened>>,
-    observer: Observer,
+    metrics: Arc<VolumeMetrics>,
 ) -> Result<Volume, StartError> {
     let name = setup.configuration.volume.clone();
     let (health, _) = HealthFiles::open(&setup.state_dir, &name)?;
@@ -221,11 +225,13 @@ fn start(
     let (bad_sender, bad_blocks) = watch::channel(Arc::default());
     let (progress_sender, progress) = watch::channel(None);
     let actors = Actors::default();
+    let counters = Arc::new(Counters::new(metrics));
+    let disk_counters = Arc::clone(&counters);
     let (disk, faults, disk_pool) = (setup.disk.clone(), setup.faults.clone(), pool.clone());
     let (address, tcp, peer_pool) = (setup.peer, setup.tcp.clone(), pool.clone());
     let handlers = Arc::clone(&setup.handlers);
     let ports = Ports {
-        disk: Box::new(move |actor| DiskPort::new(disk.clone(), faults.clone(), disk_pool.clone(), actor)),
+        disk: Box::new(move |actor| DiskPort::new(disk.clone(), faults.clone(), disk_pool.clone(), actor, Arc::clone(&disk_counters))),
         peer: Box::new(move |actor| PeerPort::new(address, tcp.clone(), peer_pool.clone(), actor)),
         helper: Box::new(move |actor| HelperPort::new(Arc::clone(&handlers), actor)),
         health,
@@ -233,7 +239,8 @@ fn start(
         bad_blocks: bad_sender,
         progress: progress_sender,
     };
-    let facts = FactSink::new(&name, events, observer);
+    let observer = Arc::clone(&counters);
+    let facts = FactSink::new(&name, events, Arc::new(move |happened: &Happened| observer.observe(happened)));
     let wired = wiring::start(Arc::clone(&setup.configuration), ports, facts, clock, actors.clone());
     let (orders, taken) = mpsc::unbounded_channel();
     actix::spawn(take_orders(taken, wired.routes.clone(), wired.answers.clone()));
@@ -245,6 +252,7 @@ fn start(
         progress,
         actors,
         sessions: Arc::default(),
+        counters,
         clock,
     };
     Ok(Volume { handle, wired, pool, arrivals: Rc::new(Cell::new(0)) })

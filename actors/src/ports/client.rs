@@ -1,11 +1,13 @@
 //! A client's port: its socket, its unparsed bytes, its unanswered requests and half-sent replies. It outlives the session's
 //! actor and the volume's, so that the client notices neither's death.
 
+use crate::counters::Counters;
 use crate::handle::Handle;
 use crate::shell::Port;
 use mendblock_core::client::{ClientEffect, ClientIn, ClientPart};
 use mendblock_core::engine::{ClientAnswer, ClientRequest, ClientRequestKind};
 use mendblock_core::identity::{Arrival, Sequence};
+use mendblock_metrics::Operation;
 use mendblock_net::nbd::constants::REQUEST_HEADER_BYTES;
 use mendblock_net::nbd::{ClientSocket, Command, NbdError, Parsed, Refused, ReplyFormat, ReplyHead, Request, RequestRules};
 use mendblock_storage::buffer::{Buffer, BufferMut, BufferPool, Share};
@@ -14,7 +16,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
@@ -37,6 +40,8 @@ struct Parent {
     offset: u64,
     length: u32,
     read: bool,
+    operation: Operation,
+    since: Instant,
     pieces: Vec<Option<Buffer>>,
     open: usize,
     error: Option<i32>,
@@ -46,6 +51,7 @@ struct Inner {
     socket: Rc<ClientSocket>,
     rules: RequestRules,
     actor: Handle<ClientPart>,
+    counters: Arc<Counters>,
     parents: BTreeMap<u64, Parent>,
     next_parent: u64,
     unanswered: BTreeMap<Sequence, (ClientRequest, u64, usize)>,
@@ -84,12 +90,13 @@ pub struct ClientPort {
 
 impl ClientPort {
     /// For a client whose negotiation has ended.
-    pub fn new(socket: ClientSocket, rules: RequestRules, pool: BufferPool, arrivals: Rc<Cell<u64>>, actor: Handle<ClientPart>) -> Self {
+    pub fn new(socket: ClientSocket, rules: RequestRules, pool: BufferPool, arrivals: Rc<Cell<u64>>, actor: Handle<ClientPart>, counters: Arc<Counters>) -> Self {
         Self {
             inner: Rc::new(RefCell::new(Inner {
                 socket: Rc::new(socket),
                 rules,
                 actor,
+                counters,
                 parents: BTreeMap::new(),
                 next_parent: 0,
                 unanswered: BTreeMap::new(),
@@ -227,6 +234,7 @@ impl Inner {
     }
 
     fn reply(&mut self, parent: Parent) {
+        self.counters.client_answered(parent.operation, u64::from(parent.length), parent.error.is_none(), parent.since.elapsed());
         let format: ReplyFormat = self.rules.replies;
         if let Some(errno) = parent.error {
             let mut bytes = Vec::new();
@@ -271,6 +279,16 @@ impl Inner {
             self.sent = 0;
             self.out.pop_front();
         }
+    }
+}
+
+fn operation_of(command: Command) -> Operation {
+    match command {
+        Command::Write { .. } => Operation::Write,
+        Command::Flush => Operation::Flush,
+        Command::Trim { .. } => Operation::Trim,
+        Command::WriteZeroes { .. } => Operation::WriteZeroes,
+        Command::Read { .. } | Command::Cache | Command::BlockStatus { .. } => Operation::Read,
     }
 }
 
@@ -394,6 +412,7 @@ impl Incoming {
         }
         inner.next_parent += 1;
         let parent = inner.next_parent;
+        inner.counters.upper_pending.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         inner.parents.insert(
             parent,
             Parent {
@@ -401,6 +420,8 @@ impl Incoming {
                 offset: request.offset,
                 length: request.length,
                 read,
+                operation: operation_of(request.command),
+                since: Instant::now(),
                 pieces: vec![None; kinds.len()],
                 open: kinds.len(),
                 error: None,

@@ -1,6 +1,7 @@
 //! The `Device` port: data and meta-data device with their in-flight tables, the fault layer and the buffer pool. The kernel
 //! holds its buffers, so it outlives every `DiskActor`.
 
+use crate::counters::Counters;
 use crate::handle::Handle;
 use crate::shell::Port;
 use mendblock_core::disk::{DeviceCompletion, DiskEffect, DiskIn, DiskPart, OpenFailure, OpenedDevice, PortOperation, Token, WhichDevice};
@@ -8,7 +9,8 @@ use mendblock_core::identity::{ErrorNumber, Query};
 use mendblock_storage::buffer::{BufferMut, BufferPool, Share};
 use mendblock_storage::device::fault::{FaultDevice, FaultHandle};
 use mendblock_storage::device::table::{DeviceTable, Reaped};
-use mendblock_storage::device::{self, Device, Operation, OperationKind, Options, Readiness};
+use mendblock_metrics::Operation;
+use mendblock_storage::device::{self, Action, Device, OperationKind, Options, Readiness};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,6 +55,7 @@ struct Inner {
     faults: FaultHandle,
     pool: BufferPool,
     actor: Handle<DiskPart>,
+    counters: Arc<Counters>,
     data: Option<Opened>,
     meta: Option<Opened>,
     tokens: Tokens,
@@ -67,12 +70,13 @@ pub struct DiskPort(Rc<RefCell<Inner>>);
 
 impl DiskPort {
     /// For this disk.
-    pub fn new(configuration: DiskConfiguration, faults: FaultHandle, pool: BufferPool, actor: Handle<DiskPart>) -> Self {
+    pub fn new(configuration: DiskConfiguration, faults: FaultHandle, pool: BufferPool, actor: Handle<DiskPart>, counters: Arc<Counters>) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             configuration,
             faults,
             pool,
             actor,
+            counters,
             data: None,
             meta: None,
             tokens: Tokens::default(),
@@ -201,7 +205,7 @@ impl Inner {
         let name = self.tokens.name(token);
         match self.table(which) {
             Some(opened) => {
-                if let Err(error) = opened.table.submit(Operation { token: name, kind }, Instant::now()) {
+                if let Err(error) = opened.table.submit(device::Operation { token: name, kind }, Instant::now()) {
                     tracing::error!(token = error.token, "a token was used twice: the operation is dropped");
                     self.tokens.named.remove(&name);
                 }
@@ -243,6 +247,12 @@ impl Inner {
 
     fn completion(&mut self, entry: Reaped) -> Option<DeviceCompletion> {
         let token = self.tokens.named.remove(&entry.completion.token)?;
+        let pending = self.tokens.named.len() as u64;
+        self.counters.lower_pending.store(pending, std::sync::atomic::Ordering::Relaxed);
+        if entry.completion.result.is_ok() {
+            let summary = &entry.completion.summary;
+            self.counters.disk_ended(operation_of(summary.action), summary.length, entry.completion.latency);
+        }
         let error = entry.completion.result.err().map(|error| {
             self.errors += 1;
             let number = ErrorNumber(self.errors);
@@ -264,6 +274,16 @@ impl Inner {
 }
 
 const ENODEV: i32 = 19;
+
+fn operation_of(action: Action) -> Operation {
+    match action {
+        Action::Read => Operation::Read,
+        Action::Write => Operation::Write,
+        Action::Flush => Operation::Flush,
+        Action::WriteZeroes => Operation::WriteZeroes,
+        Action::Discard => Operation::Trim,
+    }
+}
 
 fn open_both(
     configuration: &DiskConfiguration,

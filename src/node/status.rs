@@ -1,0 +1,199 @@
+//! What `status` shows, from the last snapshot of each volume.
+
+use super::Node;
+use crate::admin::schema::{
+    ActorStatus, ConnectionStatus, DetachProgress, DiskStatus, Generations, IoCounters, NodeStatus, ResyncProgress, Status,
+    VolumeStatus, Wait,
+};
+use crate::configuration::VolumeConfiguration;
+use mendblock_actors::volume::VolumeHandle;
+use mendblock_core::part::Instant;
+use mendblock_core::resync::Progress;
+use mendblock_core::snapshot::Snapshot;
+use mendblock_core::volume::state::{DiskState, PauseFlags, SuspendReasons};
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970.
+pub fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Status of the node.
+pub fn status(node: &Node) -> Status {
+    let now = SystemTime::now();
+    Status {
+        node: NodeStatus {
+            name: node.configuration.node.name.clone(),
+            id: node.configuration.node.id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: now.duration_since(node.started).map_or(0.0, |up| up.as_secs_f64()),
+            now: seconds(now),
+        },
+        volumes: node
+            .volumes
+            .iter()
+            .zip(&node.configuration.volumes)
+            .map(|(handle, configuration)| volume(handle, configuration, seconds(now)))
+            .collect(),
+    }
+}
+
+/// Wall clock of a monotonic moment.
+fn wall(handle: &VolumeHandle, now: f64, at: Instant) -> f64 {
+    let current = handle.clock.now();
+    now + (at.0 as f64 - current.0 as f64) / 1e9
+}
+
+/// Status of one volume.
+pub fn volume(handle: &VolumeHandle, configuration: &VolumeConfiguration, now: f64) -> VolumeStatus {
+    let mut status = VolumeStatus {
+        name: configuration.name.clone(),
+        minor: configuration.minor,
+        faults: super::faults::list(&handle.setup.faults),
+        actors: actors(handle),
+        io: io(handle),
+        open: u32::try_from(handle.sessions.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
+        ..VolumeStatus::default()
+    };
+    status.bad_blocks = handle.bad_blocks.borrow().own.iter().map(|range| u64::from(range.count())).sum();
+    let Some(snapshot) = handle.last() else { return status };
+    let vector = snapshot.vector;
+    status.role = vector.role.to_string();
+    status.suspended = suspended(vector.suspended);
+    status.size_bytes = snapshot.volume_sectors * 512;
+    status.out_of_sync_bytes = handle.counters.out_of_sync_blocks.load(Ordering::Relaxed) * 4096;
+    status.disk = disk(handle, configuration, &snapshot, now);
+    status.generations = generations(&snapshot);
+    status.waits = snapshot
+        .waits
+        .iter()
+        .map(|wait| Wait {
+            who: wait.who.to_owned(),
+            what: wait.what.clone(),
+            since: wall(handle, now, wait.since),
+            until: wait.until.filter(|at| at.0 != u64::MAX).map(|at| wall(handle, now, at)),
+        })
+        .collect();
+    status.why = super::why::why(&configuration.name, &snapshot, status.bad_blocks);
+    status.connections = configuration.peer.iter().map(|peer| connection(handle, &peer.name, peer.node_id, &snapshot)).collect();
+    status
+}
+
+fn suspended(reasons: SuspendReasons) -> Vec<String> {
+    [(reasons.user, "user"), (reasons.no_data, "no-data"), (reasons.fencing, "fencing")]
+        .into_iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, name)| name.to_owned())
+        .collect()
+}
+
+fn paused(flags: PauseFlags) -> Vec<String> {
+    [(flags.user, "user"), (flags.peer, "peer"), (flags.dependency, "dependency")]
+        .into_iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, name)| name.to_owned())
+        .collect()
+}
+
+fn disk(handle: &VolumeHandle, configuration: &VolumeConfiguration, snapshot: &Snapshot, now: f64) -> DiskStatus {
+    let reasons = &snapshot.reasons;
+    let reason = match snapshot.vector.disk {
+        DiskState::Diskless => reasons.diskless.map(|reason| reason.to_string()),
+        DiskState::Failed => reasons.detaching.map(|detaching| detaching.to_string()),
+        DiskState::Inconsistent => reasons.inconsistent.map(|reason| reason.to_string()),
+        _ => None,
+    };
+    DiskStatus {
+        state: snapshot.vector.disk.to_string(),
+        reason: reason.unwrap_or_default(),
+        since: handle.counters.disk_since(),
+        path: configuration.disk.display().to_string(),
+        meta_path: handle.setup.disk.meta.as_ref().map_or_else(|| "internal".to_owned(), |path| path.display().to_string()),
+        backend: snapshot.disk.as_ref().map_or("", |disk| disk.backend).to_owned(),
+        detach: reasons.detaching.map(|detaching| DetachProgress {
+            step: detaching.step.label().to_owned(),
+            text: detaching.step.to_string(),
+            until: snapshot
+                .waits
+                .iter()
+                .find(|wait| wait.who == detaching.step.label())
+                .and_then(|wait| wait.until)
+                .filter(|at| at.0 != u64::MAX)
+                .map(|at| wall(handle, now, at)),
+        }),
+    }
+}
+
+fn generations(snapshot: &Snapshot) -> Generations {
+    let ids = snapshot.identifiers;
+    let flags = snapshot.disk.as_ref().map(|disk| disk.superblock.flags.names().map(str::to_owned).collect());
+    Generations {
+        current: ids.current.to_string(),
+        bitmap: ids.bitmap.to_string(),
+        history: ids.history.iter().map(ToString::to_string).collect(),
+        flags: flags.unwrap_or_default(),
+    }
+}
+
+fn connection(handle: &VolumeHandle, name: &str, node_id: u8, snapshot: &Snapshot) -> ConnectionStatus {
+    let vector = snapshot.vector;
+    let reason = snapshot.reasons.split_brain.clone().or_else(|| {
+        snapshot.reasons.disconnected.map(|reason| reason.to_string()).or_else(|| snapshot.reasons.down.map(|reason| reason.to_string()))
+    });
+    ConnectionStatus {
+        name: name.to_owned(),
+        node_id,
+        state: vector.connection.to_string(),
+        reason: reason.filter(|_| !vector.connection.is_connected_or_better()).unwrap_or_default(),
+        since: handle.counters.connection_since(),
+        role: vector.peer_role.to_string(),
+        peer_disk: vector.peer_disk.to_string(),
+        resync_suspended: paused(vector.paused),
+        resync: vector.connection.is_resync().then(|| resync(handle)),
+        ..ConnectionStatus::default()
+    }
+}
+
+/// The target knows its progress; the source tells it from its bits.
+fn resync(handle: &VolumeHandle) -> ResyncProgress {
+    let bits = handle.counters.out_of_sync_blocks.load(Ordering::Relaxed);
+    let begun = handle.counters.resync_total_blocks.load(Ordering::Relaxed).max(bits);
+    let estimate = Progress { total: begun, left: bits, failed: 0, rate: 0 };
+    let progress = handle.progress.borrow().unwrap_or(estimate);
+    let total = progress.total.max(progress.left).max(1);
+    let rate = progress.rate * 1024;
+    ResyncProgress {
+        done_percent: 100.0 * (total - progress.left) as f64 / total as f64,
+        total_bytes: total * 4096,
+        left_bytes: progress.left * 4096,
+        failed_bytes: progress.failed * 4096,
+        rate_bytes_per_second: rate,
+        eta_seconds: (rate > 0).then(|| (progress.left * 4096) as f64 / rate as f64),
+    }
+}
+
+fn actors(handle: &VolumeHandle) -> Vec<ActorStatus> {
+    handle
+        .actors
+        .list()
+        .into_iter()
+        .map(|actor| ActorStatus { name: actor.part.as_str().to_owned(), generation: actor.generation.0, restarts: actor.deaths() })
+        .collect()
+}
+
+fn io(handle: &VolumeHandle) -> IoCounters {
+    let counters = &handle.counters;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    IoCounters {
+        read_bytes: load(&counters.read_bytes),
+        written_bytes: load(&counters.written_bytes),
+        al_writes: load(&counters.al_writes),
+        bm_writes: load(&counters.bm_writes),
+        upper_pending: load(&counters.upper_pending),
+        lower_pending: load(&counters.lower_pending),
+        read_errors: load(&counters.read_errors),
+        write_errors: load(&counters.write_errors),
+        meta_errors: load(&counters.meta_errors),
+    }
+}
