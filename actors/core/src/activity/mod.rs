@@ -52,6 +52,11 @@ pub enum ActivityIn {
         /// Extents of the revoke that were not held.
         not_held: Vec<u32>,
     },
+    /// Volume: which extents are in the log? Answered by `VolumeIn::HotExtents`.
+    ListHot {
+        /// Echoed.
+        query: Query,
+    },
     /// Volume: extents used lately, for the choice of what to evict. Sent at most once a second.
     Touched(Vec<u32>),
     /// Bitmap: pages of extents to be evicted are written.

@@ -75,6 +75,12 @@ pub enum ClearReason {
     ResyncWritten,
     /// A mirrored write is on both disks and the sender allowed it.
     WrittenOnBoth,
+    /// A client overwrote blocks of the own bad-block list whole, and they were read back equal: they leave the list. `both`: the
+    /// peer has the write too, so their bits go as well.
+    Overwritten {
+        /// See above.
+        both: bool,
+    },
 }
 
 /// Facts in the header of the health file (`io-errors` 9.2).

@@ -1,6 +1,24 @@
 //! The volume part: the request table and its interval locks. All data I/O of the volume goes through it until it is
 //! answered: of clients, mirrored by the peer, served to the peer, of a resync.
 
+mod answer;
+mod client;
+mod complete;
+mod drain;
+mod epochs;
+mod extents;
+mod fetch;
+mod locks;
+mod loss;
+mod marks;
+mod part;
+mod path;
+mod received;
+mod recover;
+mod request;
+
+pub use part::VolumePart;
+
 use crate::bitmap::{BadBlocks, MarkOutcome};
 use crate::disk::{DataCompletion, TableAnswer};
 use crate::identity::{
@@ -152,6 +170,14 @@ pub enum VolumeIn {
     Revoke {
         /// Named by the answer (R8).
         number: u64,
+        /// The extents.
+        extents: Vec<u32>,
+    },
+
+    /// Activity log: answer to `ActivityIn::ListHot`: every extent that is in the log.
+    HotExtents {
+        /// From the question.
+        query: Query,
         /// The extents.
         extents: Vec<u32>,
     },

@@ -1,0 +1,126 @@
+//! The end of a disk: its operations end or are abandoned (D6), and what would be owed is marked before the drain is reported.
+
+use super::VolumeEffect;
+use super::part::VolumePart;
+use super::request::{Local, Net, Work};
+use crate::bitmap::MarkReason;
+use crate::disk::DiskIn;
+use crate::identity::SnapshotNumber;
+use crate::part::{Outbox, To};
+use crate::snapshot::{Drain, Snapshot};
+use crate::volume::machine::StateIn;
+use mendblock_storage::units::BlockRange;
+
+/// The drain that is ordered, and the one that was reported.
+#[derive(Default)]
+pub(super) struct Drained {
+    wanted: Option<(SnapshotNumber, Drain)>,
+    /// Life of the disk whose drain was reported.
+    reported: Option<u64>,
+    abandoned: Option<u64>,
+    repeat: bool,
+}
+
+impl Drained {
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// A new state part has not heard the report.
+    pub fn repeat(&mut self) {
+        self.repeat = true;
+    }
+}
+
+impl VolumePart {
+    pub(super) fn snapshot_drain(&mut self, snapshot: &Snapshot, out: &mut Outbox<VolumeEffect>) {
+        let life = snapshot.disk.as_ref().map(|disk| disk.attach_id.0);
+        self.drained.wanted = match (snapshot.drain, life) {
+            (Some(drain), Some(life)) if self.drained.reported != Some(life) || self.drained.repeat => Some((snapshot.number, drain)),
+            _ => None,
+        };
+        if let (Some((_, Drain::Abandon)), true) = (self.drained.wanted, self.drained.abandoned != life) {
+            self.drained.abandoned = life;
+            self.abandon(out);
+        }
+    }
+
+    /// Requests stop waiting for the disk. Their buffers stay with the device until the kernel returns them (Q1).
+    fn abandon(&mut self, out: &mut Outbox<VolumeEffect>) {
+        out.send(To::Disk(DiskIn::Abandon));
+        let stuck: Vec<u64> =
+            self.requests.iter().filter(|(_, request)| request.local == Local::Pending).map(|(&id, _)| id).collect();
+        for id in stuck {
+            let Some(request) = self.requests.get_mut(&id) else { continue };
+            request.local = Local::Abandoned;
+            if request.is_read() && request.is_client() {
+                request.no_local = true;
+                self.restart(id);
+            } else if matches!(request.net, Net::Pending(_)) {
+                continue;
+            } else {
+                self.to_settling(id);
+            }
+        }
+    }
+
+    /// Reports the drain once nothing of this node is in the kernel.
+    pub(super) fn advance_drain(&mut self, out: &mut Outbox<VolumeEffect>) {
+        let Some((snapshot, drain)) = self.drained.wanted else { return };
+        let in_kernel = self.requests.values().any(|request| request.local == Local::Pending) || !self.adopted.is_empty();
+        if drain == Drain::Wait && (in_kernel || self.recovery.is_collecting()) {
+            return;
+        }
+        // Writes that are not retired: acknowledged by the disk, but not flushed; with the disk going, their bits are what
+        // makes a clean activity log true (D9).
+        let mut ranges: Vec<BlockRange> =
+            self.unretired.values().filter(|write| write.local_ok).map(|write| write.range.touched_blocks()).collect();
+        ranges.extend(self.requests.values().filter(|request| request.local == Local::Done && request.work.writes()).filter_map(|request| {
+            request.range().map(mendblock_storage::units::SectorRange::touched_blocks)
+        }));
+        if !ranges.is_empty() {
+            self.mark(ranges, MarkReason::PeerLacks);
+        }
+        let life = self.snapshot.as_ref().and_then(|snapshot| snapshot.disk.as_ref()).map(|disk| disk.attach_id.0);
+        self.drained.reported = life;
+        self.drained.repeat = false;
+        self.drained.wanted = None;
+        let mark = self.marks.last();
+        self.flush_marks(out);
+        out.send(To::State(StateIn::Drained { snapshot, mark, complete: drain == Drain::Wait }));
+    }
+
+    /// Marks go out before the message that names them.
+    fn flush_marks(&mut self, out: &mut Outbox<VolumeEffect>) {
+        let marks = std::mem::take(&mut self.batch.marks);
+        if !marks.is_empty() {
+            out.send(To::Bitmap(crate::bitmap::BitmapIn::Mark(marks)));
+        }
+    }
+
+    /// There is no disk any more: its grants are void, its operations are history.
+    pub(super) fn disk_gone(&mut self) {
+        self.extents.void();
+        self.unflushed.clear();
+        for write in self.unretired.values_mut() {
+            write.in_log = None;
+        }
+        for request in self.requests.values_mut() {
+            request.in_log = None;
+        }
+    }
+
+    /// Writes that wait for nothing else are retired: answers `Quiesce`.
+    pub(super) fn advance_quiescing(&mut self, out: &mut Outbox<VolumeEffect>) {
+        let busy = self.requests.values().any(|request| {
+            request.work.writes() && !matches!(request.work, Work::Fetch { .. }) && request.stage != super::request::Stage::Waiting
+        });
+        if self.quiescing.is_empty() || busy || !self.unretired.is_empty() || !self.recovery.is_settled() {
+            return;
+        }
+        let mark = self.marks.last();
+        for query in std::mem::take(&mut self.quiescing) {
+            out.send(To::State(StateIn::Quiesced { query, mark }));
+        }
+    }
+}

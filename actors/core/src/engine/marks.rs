@@ -1,0 +1,72 @@
+//! Marks on their way to the bitmap part: numbered, kept until acknowledged (rule 5: nothing lives in one head only).
+
+use crate::bitmap::{Mark, MarkReason};
+use crate::identity::MarkNumber;
+use mendblock_storage::units::{BlockRange, EXTENT_BLOCKS};
+use std::collections::BTreeMap;
+
+/// Marks that are not acknowledged, and blocks that are known to be marked.
+pub(super) struct Marks {
+    last: MarkNumber,
+    open: BTreeMap<MarkNumber, Mark>,
+    /// Blocks whose lack at the peer is durably marked since the link was lost: a bit per block, by extent. Alone, a write to
+    /// such a block needs no new mark.
+    known: BTreeMap<u64, Box<[u64; 16]>>,
+}
+
+impl Marks {
+    /// Numbers of one generation, above those of its predecessors.
+    pub fn new(generation: u64) -> Self {
+        Self { last: MarkNumber(generation << 40), open: BTreeMap::new(), known: BTreeMap::new() }
+    }
+
+    /// A new mark.
+    pub fn add(&mut self, ranges: Vec<BlockRange>, reason: MarkReason) -> Mark {
+        self.last = self.last.next();
+        let mark = Mark { number: self.last, ranges, reason };
+        self.open.insert(mark.number, mark.clone());
+        mark
+    }
+
+    /// A mark ended; what it was.
+    pub fn end(&mut self, number: MarkNumber) -> Option<Mark> {
+        self.open.remove(&number)
+    }
+
+    /// The last number given.
+    pub fn last(&self) -> MarkNumber {
+        self.last
+    }
+
+    /// Not acknowledged yet.
+    pub fn is_open(&self, number: MarkNumber) -> bool {
+        self.open.contains_key(&number)
+    }
+
+    /// All that are not acknowledged, in order.
+    pub fn open(&self) -> Vec<Mark> {
+        self.open.values().cloned().collect()
+    }
+
+    /// These blocks are durably marked as lacking at the peer.
+    pub fn remember(&mut self, range: BlockRange) {
+        for block in range.iter() {
+            let words = self.known.entry(block / EXTENT_BLOCKS).or_insert_with(|| Box::new([0; 16]));
+            let bit = (block % EXTENT_BLOCKS) as usize;
+            words[bit / 64] |= 1 << (bit % 64);
+        }
+    }
+
+    /// Whether all of these are.
+    pub fn knows(&self, range: BlockRange) -> bool {
+        range.iter().all(|block| {
+            let bit = (block % EXTENT_BLOCKS) as usize;
+            self.known.get(&(block / EXTENT_BLOCKS)).is_some_and(|words| words[bit / 64] >> (bit % 64) & 1 == 1)
+        })
+    }
+
+    /// A connection came up: bits will be cleared from now on.
+    pub fn forget_known(&mut self) {
+        self.known.clear();
+    }
+}

@@ -1,0 +1,312 @@
+//! The peer's side: mirrored writes in order of arrival, barriers, reads that are served; and answers of the peer to what this
+//! node sent.
+
+use super::VolumeEffect;
+use super::part::{Parked, VolumePart};
+use super::path;
+use super::request::{Local, Net, Origin, Request, Work};
+use crate::bitmap::{ClearReason, MarkReason};
+use crate::disk::DataKind;
+use crate::fact::Fact;
+use crate::identity::ConnectionNumber;
+use crate::part::{Outbox, To};
+use crate::peer::{PeerFrame, PeerIn};
+use crate::volume::state::{ConnectionState, DiskState};
+use mendblock_net::wire::message::Message;
+use std::collections::BTreeMap;
+
+/// Frames that wait for a snapshot, and what is known of the sender.
+#[derive(Default)]
+pub(super) struct Incoming {
+    parked: Parked,
+    /// The sender told that its own disk failed: writes behind that are only here.
+    pub sender_diskless: bool,
+    /// Received writes by epoch that have not ended.
+    pub epochs: BTreeMap<u64, u32>,
+}
+
+impl VolumePart {
+    pub(super) fn frames_arrived(&mut self, connection: ConnectionNumber, frames: Vec<PeerFrame>, out: &mut Outbox<VolumeEffect>) {
+        for frame in frames {
+            self.link.parked.push_back((connection, frame));
+        }
+        self.take_parked(out);
+    }
+
+    /// Takes parked frames in their order, as far as the state allows.
+    pub(super) fn take_parked(&mut self, out: &mut Outbox<VolumeEffect>) {
+        while let Some((connection, frame)) = self.link.parked.pop_front() {
+            let present = self.connection();
+            // A frame of a connection that no snapshot names yet waits; the connection that is lost takes its frames with it.
+            let later = present.is_none_or(|present| connection > present);
+            let waits = later || (is_order(&frame.message) && !self.executes()) || self.recovery.is_collecting();
+            if waits {
+                self.link.parked.push_front((connection, frame));
+                return;
+            }
+            if present == Some(connection) {
+                self.frame_arrived(connection, frame, out);
+            }
+        }
+    }
+
+    fn executes(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| path::executes_received(snapshot))
+    }
+
+    pub(super) fn drop_parked(&mut self, connection: ConnectionNumber) {
+        self.link.parked.retain(|(of, _)| *of > connection);
+        self.link.sender_diskless = false;
+        self.link.epochs.clear();
+    }
+
+    fn frame_arrived(&mut self, connection: ConnectionNumber, frame: PeerFrame, out: &mut Outbox<VolumeEffect>) {
+        match frame.message {
+            Message::Write { request, epoch, range, fua, may_set_in_sync } => {
+                let Some(buffer) = frame.payload else { return self.protocol_error("a write without data", out) };
+                let work = Work::Write { range, buffer, fua };
+                self.received(connection, request, epoch, may_set_in_sync, work, out);
+            }
+            Message::WriteZeroes { request, epoch, range, may_unmap, fua, may_set_in_sync } => {
+                self.received(connection, request, epoch, may_set_in_sync, Work::Zeroes { range, may_unmap, fua }, out);
+            }
+            Message::Barrier { epoch, .. } => {
+                self.insert(Request::new(Origin::Barrier { connection, epoch }, Work::Flush), out);
+            }
+            Message::Read { request, range } => {
+                self.served(connection, request, range, false, out);
+            }
+            Message::ResyncRead { request, range } => {
+                self.served(connection, request, range, true, out);
+            }
+            Message::Tell { failed: true, .. } => self.link.sender_diskless = true,
+            Message::Tell { .. } => {}
+            Message::WriteAcks { requests } => {
+                for id in requests {
+                    self.net_ended(id, Net::Done(connection));
+                }
+            }
+            Message::WriteNack { request, errno } => self.net_ended(request, Net::Failed(errno)),
+            Message::BarrierAck { epoch } => self.barrier_acknowledged(connection, epoch),
+            Message::ReadData { request } => self.read_served(connection, request, frame.payload),
+            Message::ReadFailed { request, .. } => self.read_refused(request, out),
+            Message::ResyncData { request, .. } => self.fetch_arrived(request, frame.payload, out),
+            Message::ResyncFailed { request, .. } => self.fetch_refused(request, out),
+            Message::ResyncWritten { ranges } => {
+                self.batch.cleared.extend(ranges.into_iter().map(|range| (range, ClearReason::ResyncWritten)));
+            }
+            Message::WriteAnsweredWithError { range } => {
+                self.mark(vec![range.touched_blocks()], MarkReason::FailedWrite);
+            }
+            other => out.fact(Fact::Surprise { what: format!("frame not for the volume part: {:?}", other.kind()) }),
+        }
+    }
+
+    fn protocol_error(&mut self, what: &str, out: &mut Outbox<VolumeEffect>) {
+        if let Some(connection) = self.connection() {
+            out.send(To::Peer(PeerIn::Drop { connection, text: what.to_owned() }));
+        }
+    }
+
+    fn received(
+        &mut self,
+        connection: ConnectionNumber,
+        wire: u64,
+        epoch: u64,
+        in_sync: bool,
+        work: Work,
+        out: &mut Outbox<VolumeEffect>,
+    ) {
+        let inside = work.range().is_some_and(|range| super::complete::inside(range, self.sectors()));
+        if !inside {
+            return self.protocol_error("a mirrored write behind the end of the volume", out);
+        }
+        let peer_disk = self.snapshot.as_ref().map_or(DiskState::DUnknown, |snapshot| snapshot.vector.peer_disk);
+        let sole = self.link.sender_diskless || peer_disk < DiskState::Inconsistent;
+        *self.link.epochs.entry(epoch).or_default() += 1;
+        self.insert(Request::new(Origin::Received { connection, wire, epoch, in_sync, sole }, work), out);
+    }
+
+    /// A mirrored write whose turn has come.
+    pub(super) fn start_received(&mut self, id: u64) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let Some(request) = self.requests.get(&id) else { return };
+        let (Origin::Received { sole, .. }, Some(range)) = (request.origin, request.range()) else { return };
+        if !path::disk_usable(&snapshot) {
+            // T3: the nack follows the durable record of the missed write.
+            self.running(id);
+            return self.to_settling(id);
+        }
+        if sole {
+            // This copy is the only one: logged and marked here as by a Primary.
+            if !self.covered(id, range) {
+                return;
+            }
+            let mark = self.mark(vec![range.touched_blocks()], MarkReason::OnlyCopy);
+            let in_log = self.requests.get(&id).and_then(|request| request.in_log);
+            let unretired = super::part::Unretired { range, epoch: None, mark: Some(mark), in_log, local_ok: true };
+            self.unretired.insert(id, unretired);
+        }
+        self.running(id);
+        self.write_locally(id);
+    }
+
+    pub(super) fn answer_received(&mut self, id: u64) {
+        let Some(request) = self.requests.get(&id) else { return };
+        let (Origin::Received { connection, wire, epoch, in_sync, .. }, Some(range)) = (request.origin, request.range()) else { return };
+        if request.local == Local::Done {
+            if self.connection() == Some(connection) {
+                self.batch.acks.push(wire);
+            }
+            if let (true, Some(blocks)) = (in_sync, range.covered_blocks(self.sectors())) {
+                self.batch.cleared.push((blocks, ClearReason::WrittenOnBoth));
+            }
+            return self.received_ended(id, epoch);
+        }
+        match request.mark {
+            None => {
+                let mark = self.mark(vec![range.touched_blocks()], MarkReason::MissedWrite);
+                if let Some(request) = self.requests.get_mut(&id) {
+                    request.mark = Some(mark);
+                }
+            }
+            Some(mark) if self.marks.is_open(mark) => {}
+            Some(_) => {
+                let errno = if let Local::Failed(_, errno) = request.local { errno } else { 5 };
+                if self.connection() == Some(connection) {
+                    self.frame(Message::WriteNack { request: wire, errno }, None);
+                }
+                self.received_ended(id, epoch);
+            }
+        }
+    }
+
+    fn received_ended(&mut self, id: u64, epoch: u64) {
+        self.remove(id);
+        self.unlock(id);
+        if let Some(open) = self.link.epochs.get_mut(&epoch) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                self.link.epochs.remove(&epoch);
+            }
+        }
+    }
+
+    /// A barrier: when everything before it has ended, one flush makes it stable.
+    pub(super) fn start_barrier(&mut self, id: u64) {
+        let Some(Origin::Barrier { epoch, .. }) = self.requests.get(&id).map(|request| request.origin) else { return };
+        if self.link.epochs.range(..=epoch).next().is_some() {
+            return;
+        }
+        self.running(id);
+        if self.snapshot.as_ref().is_some_and(|snapshot| path::disk_usable(snapshot)) {
+            let taken = std::mem::take(&mut self.unflushed).into_iter().collect();
+            if let Some(request) = self.requests.get_mut(&id) {
+                request.flushing = taken;
+            }
+            self.submit(id, DataKind::Flush);
+        } else {
+            // No disk: nothing is stable here, and the sender does not wait for it once it knows.
+            self.remove(id);
+        }
+    }
+
+    pub(super) fn answer_barrier(&mut self, id: u64) {
+        let Some(request) = self.remove(id) else { return };
+        let Origin::Barrier { connection, epoch } = request.origin else { return };
+        // A failed flush gives no acknowledgement: the state that follows tells the sender instead (3.5).
+        if request.local == Local::Done && self.connection() == Some(connection) {
+            self.frame(Message::BarrierAck { epoch }, None);
+        }
+    }
+
+    fn served(
+        &mut self,
+        connection: ConnectionNumber,
+        wire: u64,
+        range: mendblock_storage::units::SectorRange,
+        resync: bool,
+        out: &mut Outbox<VolumeEffect>,
+    ) {
+        if !super::complete::inside(range, self.sectors()) {
+            return self.protocol_error("a read behind the end of the volume", out);
+        }
+        self.insert(Request::new(Origin::Served { connection, wire, resync }, Work::Read { range }), out);
+    }
+
+    /// Served only from a disk that is UpToDate, never from a block of the own list (P2).
+    pub(super) fn start_served(&mut self, id: u64) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let Some(request) = self.requests.get(&id) else { return };
+        let (Origin::Served { resync, .. }, Some(range)) = (request.origin, request.range()) else { return };
+        let source = snapshot.vector.connection == ConnectionState::SyncSource || snapshot.vector.connection == ConnectionState::PausedSyncS;
+        let may = snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some() && (source || !resync);
+        self.running(id);
+        if may && !path::own_bad(&self.bad, range) {
+            self.submit(id, DataKind::Read { range });
+        } else {
+            self.to_settling(id);
+        }
+    }
+
+    pub(super) fn answer_served(&mut self, id: u64) {
+        let Some(request) = self.remove(id) else { return };
+        let (Origin::Served { connection, wire, resync }, Some(range)) = (request.origin, request.range()) else { return };
+        if self.connection() != Some(connection) {
+            return;
+        }
+        let message = match (request.data.is_some(), resync) {
+            (true, false) => Message::ReadData { request: wire },
+            (true, true) => Message::ResyncData { request: wire, range },
+            (false, false) => Message::ReadFailed { request: wire, errno: 5 },
+            (false, true) => Message::ResyncFailed { request: wire, range },
+        };
+        self.frame(message, request.data);
+    }
+
+    /// The peer's answer to a mirrored write.
+    fn net_ended(&mut self, id: u64, net: Net) {
+        if let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) {
+            request.net = net;
+            self.ended_parts(id);
+        }
+    }
+
+    fn barrier_acknowledged(&mut self, connection: ConnectionNumber, epoch: u64) {
+        self.epochs.acknowledge(epoch);
+        self.recovery.barrier(epoch);
+        let flushes: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| matches!(request.work, Work::Flush) && matches!(request.net, Net::Pending(_)) && request.epoch <= epoch)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in flushes {
+            self.net_ended(id, Net::Done(connection));
+        }
+    }
+
+    fn read_served(&mut self, connection: ConnectionNumber, id: u64, payload: Option<mendblock_storage::buffer::Buffer>) {
+        let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) else { return };
+        let expected = request.range().map(|range| range.byte_length() as usize);
+        request.net = Net::Done(connection);
+        request.data = payload.filter(|buffer| Some(buffer.len()) == expected);
+        request.no_peer |= request.data.is_none();
+        self.ended_parts(id);
+    }
+
+    fn read_refused(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
+        let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) else { return };
+        request.no_peer = true;
+        self.restart(id);
+        self.try_start(id, out);
+    }
+}
+
+/// Frames that are executed in their order, and wait where the state does not allow it.
+fn is_order(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Write { .. } | Message::WriteZeroes { .. } | Message::Barrier { .. } | Message::Tell { .. } | Message::ResyncRead { .. }
+    )
+}
