@@ -1,4 +1,8 @@
 //! The off-line commands as a user runs them: the real binary on files.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails, in its helper functions too"
+)]
 
 use serde_json::Value;
 use std::fs::{self, File};

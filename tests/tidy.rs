@@ -1,4 +1,8 @@
 //! Rules for the sources that the compiler does not keep.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails, in its helper functions too"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
