@@ -3,6 +3,7 @@
 use clap::Parser;
 use mendblock::admin::exit;
 use mendblock::cli::{Cli, Command, ConfigurationFile, run};
+use mendblock::offline;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -36,7 +37,12 @@ fn execute(command: &Command) -> Result<u8, Box<dyn std::error::Error>> {
             Ok(runtime.block_on(run::run(command, &mut std::io::stdout(), &mut std::io::stderr())))
         }
         Command::CheckConfig(file) => check_configuration(file),
-        Command::Node(_) | Command::Offline(_) | Command::Demo(_) => Err(
+        Command::Offline(command) => Ok(offline::run(
+            command,
+            &mut std::io::stdout().lock(),
+            &mut std::io::stderr(),
+        )),
+        Command::Node(_) | Command::Demo(_) => Err(
             "this build has the administration commands only: use a full build of mendblock for this one"
                 .into(),
         ),

@@ -1,5 +1,5 @@
 //! The command line: every command, its options and its help. What commands print is in [`status`] and [`events`]; how
-//! they reach the node in [`client`].
+//! they reach the node in [`client`]. Commands on a disk that no node uses run in [`crate::offline`].
 
 pub mod client;
 pub mod events;
@@ -280,12 +280,19 @@ pub enum OfflineCommand {
         /// The disk.
         #[command(flatten)]
         target: OfflineTarget,
-        /// Overwrite meta-data that is there
+        /// Overwrite meta-data, and areas of a known file system, partition table or the like, that are there
         #[arg(long)]
         force: bool,
     },
     /// Print the meta-data as text (the format of drbdmeta)
-    DumpMd(OfflineTarget),
+    DumpMd {
+        /// The disk.
+        #[command(flatten)]
+        target: OfflineTarget,
+        /// Print it even if the activity log must be applied first: the bitmap then lacks what was hot
+        #[arg(long)]
+        force: bool,
+    },
     /// Check superblock, activity log and bitmap, and say what is wrong
     CheckMd(OfflineTarget),
     /// Mark the activity log's extents out of sync in the bitmap, as an attach does after a crash
@@ -307,6 +314,9 @@ pub struct OfflineTarget {
     /// Its meta-data disk; left out: internal
     #[arg(long, value_name = "PATH", requires = "disk", conflicts_with = "volume")]
     pub meta_disk: Option<PathBuf>,
+    /// Answer as JSON, a refusal too
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The disk that an off-line command works on.

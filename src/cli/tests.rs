@@ -82,7 +82,7 @@ fn off_line_commands_find_their_disk() {
     let text = "[node]\nname = \"a\"\nid = 0\n[[volume]]\nname = \"r0\"\ndisk = \"/dev/x\"\nmeta-disk = \"/dev/y\"\n";
     std::fs::write(&file, text).unwrap();
     let resolve = |line: &str| match parse(line).unwrap() {
-        Command::Offline(OfflineCommand::DumpMd(target)) => target.resolve(),
+        Command::Offline(OfflineCommand::DumpMd { target, .. }) => target.resolve(),
         other => panic!("{other:?}"),
     };
     let found = resolve(&format!("mendblock dump-md r0 --config {}", file.display())).unwrap();
