@@ -111,7 +111,7 @@ async fn start_volumes(
 ) -> Result<Vec<VolumeHandle>, NodeError> {
     let (sender, started) = oneshot::channel();
     let events = events.clone();
-    let spawned = arbiter.spawn(async move {
+    let run = move || async move {
         let volumes = Volumes::default();
         let mut handles = Vec::new();
         for (setup, metrics) in setups {
@@ -130,6 +130,10 @@ async fn start_volumes(
         // The volumes live as long as the Arbiter.
         std::future::pending::<()>().await;
         drop(volumes);
+    };
+    // Ports and handles of a volume never leave its thread: the future is made there.
+    let spawned = arbiter.spawn_fn(move || {
+        actix::spawn(run());
     });
     if !spawned {
         return Err(NodeError::Arbiter);
