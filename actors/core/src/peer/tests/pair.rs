@@ -254,7 +254,10 @@ impl Pair {
                 if let Some(socket) = self.settled() {
                     let resolvers = self.nodes.each_ref().map(|node| node.up.unwrap().1);
                     assert_ne!(resolvers[0], resolvers[1], "one resolver");
-                    assert_eq!(resolvers[self.pipes[&socket].dialler], false);
+                    assert!(
+                        !resolvers[self.pipes[&socket].dialler],
+                        "the dialling side does not resolve"
+                    );
                     return socket;
                 }
                 self.pass_time();

@@ -2,10 +2,6 @@
 
 use super::*;
 use crate::configuration::{OnIoError, OnNoData, ResyncRate};
-use crate::identity::{ErrorNumber, SnapshotNumber, TellNumber};
-use crate::snapshot::{Admission, Reasons};
-use crate::volume::generations::identifiers::Identifiers;
-use crate::volume::state::StateVector;
 use mendblock_storage::format::layout::MetaIndex;
 use mendblock_storage::units::SectorRange;
 
@@ -46,35 +42,6 @@ fn defaults() -> ResyncRate {
         fill_target: 8192,
         max_rate: 4 << 20,
         min_rate: 250,
-    }
-}
-
-fn snapshot(connection: ConnectionState, paused: bool) -> Snapshot {
-    let mut vector = StateVector {
-        connection,
-        ..StateVector::START
-    };
-    vector.paused.user = paused;
-    Snapshot {
-        number: SnapshotNumber(1),
-        vector,
-        disk: None,
-        volume_sectors: VOLUME_SECTORS,
-        connection: connection.is_connected_or_better().then_some(ConnectionNumber(1)),
-        writes: Admission::Open,
-        reads: Admission::Open,
-        alone_settled: true,
-        own_loss_settled: true,
-        errors_settled: ErrorNumber(0),
-        peer_loss_settled: true,
-        tell: TellNumber(0),
-        drain: None,
-        mirror: true,
-        link_lost_at: None,
-        identifiers: Identifiers::default(),
-        crashed_primary: false,
-        reasons: Reasons::default(),
-        waits: Vec::new(),
     }
 }
 
@@ -124,6 +91,10 @@ impl Bench {
             Some(message) => self.part.on(&mut cx, message, &mut out),
             None => self.part.wake(&mut cx, &mut out),
         }
+        self.carry_out(out);
+    }
+
+    fn carry_out(&mut self, out: Outbox<ResyncEffect>) {
         for message in out.messages {
             match message {
                 To::Volume(VolumeIn::FetchBlocks { job, range }) => {
@@ -142,8 +113,19 @@ impl Bench {
         );
     }
 
+    /// What a snapshot with this state brings about.
     fn state(&mut self, connection: ConnectionState, paused: bool) {
-        self.step(Some(ResyncIn::Snapshot(Arc::new(snapshot(connection, paused)))));
+        let mut vector = StateVector {
+            connection,
+            ..StateVector::START
+        };
+        vector.paused.user = paused;
+        let number = connection.is_connected_or_better().then_some(ConnectionNumber(1));
+        let now = Instant(0).after_ms(self.now);
+        let mut out = Outbox::default();
+        self.part.follow(&vector, number, VOLUME_SECTORS, now, &mut out);
+        self.part.go_on(now, &mut out);
+        self.carry_out(out);
     }
 
     fn wake(&mut self) {
