@@ -106,8 +106,6 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Direct
 /// A directory that is the demo's until this is dropped.
 #[derive(Debug)]
 pub struct DemoDirectory {
-    /// Absolute path.
-    pub path: PathBuf,
     /// First node.
     pub alice: NodeFiles,
     /// Second node.
@@ -146,7 +144,6 @@ impl DemoDirectory {
         alice.remove()?;
         bob.remove()?;
         Ok(Self {
-            path,
             alice,
             bob,
             _marker: marker,

@@ -181,7 +181,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let directory = DemoDirectory::prepare(parent.path()).unwrap();
         let text = how_to(&directory);
-        let path = directory.path.display().to_string();
+        let path = directory.alice.log.with_extension("").display().to_string();
         assert!(
             text.lines()
                 .filter(|line| line.len() > 16)
