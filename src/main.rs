@@ -43,10 +43,13 @@ fn execute(command: &Command) -> Result<u8, Box<dyn std::error::Error>> {
             &mut std::io::stderr(),
         )),
         Command::Demo(arguments) => Ok(demo::run(arguments)),
-        Command::Node(_) => Err(
-            "this build has the administration commands only: use a full build of mendblock for this one"
-                .into(),
-        ),
+        Command::Node(_) => {
+            demo::end_with_parent();
+            Err(
+                "this build has the administration commands only: use a full build of mendblock for this one"
+                    .into(),
+            )
+        }
     }
 }
 

@@ -160,6 +160,8 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
 
     #[test]
     fn a_failure_says_what_where_and_where_to_look() {
@@ -177,17 +179,23 @@ mod tests {
     }
 
     #[test]
-    fn every_how_to_line_names_the_volume_or_a_file_of_the_demo() {
+    fn the_how_to_names_commands_that_exist_and_the_right_sockets() {
         let parent = tempfile::tempdir().unwrap();
         let directory = DemoDirectory::prepare(parent.path()).unwrap();
         let text = how_to(&directory);
-        let path = directory.alice.log.with_extension("").display().to_string();
-        assert!(
-            text.lines()
-                .filter(|line| line.len() > 16)
-                .skip(1)
-                .all(|line| line.contains(&path)),
-            "{text}"
-        );
+        let program = std::env::current_exe().unwrap().display().to_string();
+        let commands: Vec<&str> = text
+            .lines()
+            .filter_map(|line| Some(&line[line.find(&program)?..]))
+            .collect();
+        assert_eq!(commands.len(), 5);
+        for command in commands {
+            let words = command.split_whitespace().map(|word| word.trim_matches('\''));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{command}: {error}");
+            }
+        }
+        let nbd = directory.alice.nbd_socket.display().to_string();
+        assert_eq!(text.matches(&nbd).count(), 5, "{text}");
     }
 }
