@@ -4,4 +4,5 @@ pub mod admin;
 pub mod cli;
 pub mod configuration;
 pub mod demo;
+pub mod node;
 pub mod offline;

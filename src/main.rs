@@ -3,7 +3,7 @@
 use clap::Parser;
 use mendblock::admin::exit;
 use mendblock::cli::{Cli, Command, ConfigurationFile, run};
-use mendblock::{demo, offline};
+use mendblock::{demo, node, offline};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -43,12 +43,9 @@ fn execute(command: &Command) -> Result<u8, Box<dyn std::error::Error>> {
             &mut std::io::stderr(),
         )),
         Command::Demo(arguments) => Ok(demo::run(arguments)),
-        Command::Node(_) => {
+        Command::Node(arguments) => {
             demo::end_with_parent();
-            Err(
-                "this build has the administration commands only: use a full build of mendblock for this one"
-                    .into(),
-            )
+            Ok(node::run(arguments))
         }
     }
 }

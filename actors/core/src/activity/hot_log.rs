@@ -69,6 +69,11 @@ impl HotLog {
     }
 
     /// Makes these extents hot. What is hot is granted at once, unless the log starves.
+    /// Every extent that is in the log, or on its way into it.
+    pub fn extents(&self) -> Vec<u32> {
+        self.set.extents().collect()
+    }
+
     pub fn activate(&mut self, wanted: Wanted, out: &mut Outbox<ActivityEffect>) {
         if self.failed {
             return;

@@ -6,6 +6,7 @@ use super::ring::{Reading, Resetting};
 use super::{ActivityEffect, ActivityIn};
 use crate::configuration::VolumeConfiguration;
 use crate::disk::MetaCompletion;
+use crate::engine::VolumeIn;
 use crate::fact::Fact;
 use crate::identity::{PartGeneration, Query};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
@@ -59,6 +60,8 @@ pub struct ActivityPart {
     phase: Phase,
     /// Activations that came before the log was usable.
     parked: Vec<Wanted>,
+    /// The volume part wants to know every hot extent.
+    listing: Option<Query>,
 }
 
 impl ActivityPart {
@@ -79,6 +82,7 @@ impl ActivityPart {
                 Phase::Empty
             },
             parked: Vec::new(),
+            listing: None,
         }
     }
 
@@ -317,6 +321,7 @@ impl Part for ActivityPart {
                     log.touched(&extents);
                 }
             }
+            ActivityIn::ListHot { query } => self.listing = Some(query),
             ActivityIn::WrittenOut { query, result } => {
                 if let Phase::Hot(log) = &mut self.phase {
                     log.written_out(query, result, &mut self.operations, out);
@@ -330,6 +335,10 @@ impl Part for ActivityPart {
         }
         if let Phase::Hot(log) = &mut self.phase {
             log.drive(&mut self.queries, &mut self.operations, out);
+            // A new generation answers when it has read the ring again.
+            if let Some(query) = self.listing.take() {
+                out.send(To::Volume(VolumeIn::HotExtents { query, extents: log.extents() }));
+            }
         }
     }
 

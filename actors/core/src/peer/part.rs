@@ -42,17 +42,22 @@ pub struct PeerPart {
 
 impl PeerPart {
     /// A peer part in its `generation`. `last_connection`: the last one of its predecessors, whose sockets the shell has
-    /// closed; it counts as lost (R11).
+    /// closed; it counts as lost (R11). A successor that is not told of one reports the loss of all before it by a
+    /// number above theirs.
     pub fn new(
         configuration: Arc<VolumeConfiguration>,
         generation: PartGeneration,
         last_connection: Option<ConnectionNumber>,
     ) -> Self {
+        let all_before = ConnectionNumber(generation.0 << COUNT_BITS);
+        let inherited = last_connection
+            .filter(|connection| connection.0 != 0)
+            .or((generation > PartGeneration(1)).then_some(all_before));
         Self {
             configuration,
             generation,
             connections: 0,
-            inherited: last_connection.filter(|connection| connection.0 != 0),
+            inherited,
             wish: None,
             dial_at: Instant(0),
             handshakes: BTreeMap::new(),

@@ -11,7 +11,7 @@ use crate::identity::{ConnectionNumber, PartGeneration, Query};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::snapshot::Snapshot;
 use crate::volume::machine::StateIn;
-use crate::volume::state::ConnectionState;
+use crate::volume::state::{ConnectionState, StateVector};
 use mendblock_storage::units::{BLOCK_SECTORS, BlockRange, SECTOR_BYTES};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -73,10 +73,10 @@ pub struct ResyncPart {
 }
 
 impl Run {
-    fn new(snapshot: &Snapshot, connection: ConnectionNumber, controller: Controller, now: Instant) -> Self {
+    fn new(volume_sectors: u64, connection: ConnectionNumber, controller: Controller, now: Instant) -> Self {
         Self {
             connection,
-            volume_sectors: snapshot.volume_sectors,
+            volume_sectors,
             paused: false,
             controller,
             next_tick: now,
@@ -111,7 +111,7 @@ impl Run {
         self.jobs.values().any(|job| job.overlaps(range))
     }
 
-    /// A tick of the controller; `most`: sectors that may be in flight at all.
+    /// A tick of the controller.
     fn tick(&mut self, now: Instant) {
         let in_flight = self.in_flight();
         self.allowed = self
@@ -125,7 +125,7 @@ impl Run {
         }
     }
 
-    /// Whether one more request may go out.
+    /// Whether one more request may go out; `most`: sectors that may be in flight at all.
     fn may_request(&self, most: u64) -> bool {
         let in_flight = self.in_flight();
         let room = in_flight < most.max(sectors_of_job());
@@ -158,10 +158,18 @@ impl ResyncPart {
         }
     }
 
-    fn snapshot(&mut self, snapshot: &Snapshot, now: Instant, out: &mut Out) {
-        let state = snapshot.vector.connection;
+    /// The state is this now, over this connection, for a volume of so many sectors.
+    fn follow(
+        &mut self,
+        vector: &StateVector,
+        connection: Option<ConnectionNumber>,
+        volume_sectors: u64,
+        now: Instant,
+        out: &mut Out,
+    ) {
+        let state = vector.connection;
         let target = matches!(state, ConnectionState::SyncTarget | ConnectionState::PausedSyncT);
-        let Some(connection) = snapshot.connection.filter(|_| target) else {
+        let Some(connection) = connection.filter(|_| target) else {
             return self.stop(out);
         };
         if self.run.as_ref().is_some_and(|run| run.connection != connection) {
@@ -170,9 +178,9 @@ impl ResyncPart {
         let settings = self.configuration.resync;
         let run = self
             .run
-            .get_or_insert_with(|| Run::new(snapshot, connection, Controller::new(settings), now));
-        run.volume_sectors = snapshot.volume_sectors;
-        let paused = state == ConnectionState::PausedSyncT || snapshot.vector.paused.any();
+            .get_or_insert_with(|| Run::new(volume_sectors, connection, Controller::new(settings), now));
+        run.volume_sectors = volume_sectors;
+        let paused = state == ConnectionState::PausedSyncT || vector.paused.any();
         if std::mem::replace(&mut run.paused, paused) != paused {
             run.marks.restart();
             run.next_tick = now;
@@ -339,7 +347,15 @@ impl Part for ResyncPart {
 
     fn on(&mut self, cx: &mut Context<'_>, message: ResyncIn, out: &mut Out) {
         match message {
-            ResyncIn::Snapshot(snapshot) => self.snapshot(&snapshot, cx.now, out),
+            ResyncIn::Snapshot(snapshot) => {
+                let Snapshot {
+                    vector,
+                    connection,
+                    volume_sectors,
+                    ..
+                } = *snapshot;
+                self.follow(&vector, connection, volume_sectors, cx.now, out);
+            }
             ResyncIn::Restarted { part, .. } => self.restarted(part, cx.now, out),
             ResyncIn::Runs {
                 query,
