@@ -63,9 +63,11 @@ impl DemoNode {
         match process.ended() {
             Some(status) => {
                 let name = self.files.name;
+                let log = std::fs::read_to_string(&self.files.log).unwrap_or_default();
+                let last = log.lines().last().unwrap_or("nothing");
                 Err(Failure::new(
                     format!("{name}'s process runs"),
-                    format!("it ended: {status}"),
+                    format!("it ended ({status}); the last that it said: {last}"),
                 ))
             }
             None => Ok(self.view.volume().await),

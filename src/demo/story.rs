@@ -107,7 +107,10 @@ async fn start(stage: &mut Stage) -> Result<(), Failure> {
                 .all(|volume| !matches!(volume.disk.state.as_str(), "" | "Diskless" | "Attaching"))
         })
         .await?;
-    Ok(())
+    stage
+        .say("Each is `mendblock node` with a configuration file of its own, and has attached its disk.")
+        .await
+        .map(drop)
 }
 
 async fn make_a_pair(stage: &mut Stage) -> Result<(), Failure> {

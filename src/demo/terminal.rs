@@ -42,7 +42,7 @@ impl NodeStates {
             connection,
             disk,
         } = self;
-        let plain = format!("{name:<5} {role:<9} {connection:<12} ");
+        let plain = format!("{name:<5} {role:<9} {connection:<14} ");
         match colours {
             true => format!("{plain}{}{disk:<12}\x1b[0m", colour_of(disk)),
             false => format!("{plain}{disk:<12}"),
@@ -195,15 +195,15 @@ mod tests {
             let text = beside(sentence, &states("Inconsistent"), false);
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(
-                lines[0].find("alice Secondary WFConnection Inconsistent"),
+                lines[0].find("alice Secondary WFConnection   Inconsistent"),
                 Some(60)
             );
             assert_eq!(
-                lines[1].find("bob   Secondary WFConnection Inconsistent"),
+                lines[1].find("bob   Secondary WFConnection   Inconsistent"),
                 Some(60)
             );
             assert_eq!(lines.len(), if sentence == long { 3 } else { 2 });
-            assert!(lines.iter().all(|line| line.len() <= 101 && !line.ends_with(' ')));
+            assert!(lines.iter().all(|line| line.len() <= 103 && !line.ends_with(' ')));
         }
     }
 
@@ -232,7 +232,10 @@ mod tests {
     #[test]
     fn a_node_that_does_not_answer_has_no_states() {
         let silent = NodeStates::of("bob", None);
-        assert_eq!(silent.column(false).trim_end(), "bob   -         -            -");
+        assert_eq!(
+            silent.column(false).trim_end(),
+            "bob   -         -              -"
+        );
     }
 
     #[test]
