@@ -142,12 +142,9 @@ impl BitmapPart {
                 pages,
                 encoding,
             } => {
-                if !self.merge_pages(
-                    first_page,
-                    pages,
-                    encoding,
-                    frame.payload.as_deref().unwrap_or_default(),
-                ) {
+                let payload = frame.payload.as_deref().unwrap_or_default();
+                let fits = self.merge_pages(first_page, pages, encoding, payload);
+                if !fits {
                     let text = "the peer's bitmap does not fit this volume".to_owned();
                     out.fact(Fact::Surprise { what: text.clone() });
                     out.send(To::Peer(PeerIn::Drop { connection, text }));

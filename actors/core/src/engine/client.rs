@@ -344,7 +344,7 @@ impl VolumePart {
             .get(&id)
             .is_some_and(|request| request.stage == Stage::Running && request.parts_ended())
         {
-            self.to_settling(id);
+            self.begin_settling_of(id);
         }
     }
 

@@ -105,7 +105,7 @@ impl VolumePart {
             // Its net part is still under way.
             return;
         }
-        self.to_settling(id);
+        self.begin_settling_of(id);
     }
 
     /// An operation of a predecessor left the kernel.

@@ -67,7 +67,7 @@ impl VolumePart {
             } else if matches!(request.net, Net::Pending(_)) {
                 continue;
             } else {
-                self.to_settling(id);
+                self.begin_settling_of(id);
             }
         }
     }
@@ -114,7 +114,7 @@ impl VolumePart {
         self.drained.reported = life;
         self.drained.repeat = false;
         self.drained.wanted = None;
-        let mark = self.marks.last();
+        let mark = self.marks.last_sent();
         self.flush_marks(out);
         out.send(To::State(StateIn::Drained {
             snapshot,
@@ -153,7 +153,7 @@ impl VolumePart {
         if self.quiescing.is_empty() || busy || !self.unretired.is_empty() || !self.recovery.is_settled() {
             return;
         }
-        let mark = self.marks.last();
+        let mark = self.marks.last_sent();
         for query in std::mem::take(&mut self.quiescing) {
             out.send(To::State(StateIn::Quiesced { query, mark }));
         }

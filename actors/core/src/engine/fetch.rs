@@ -40,7 +40,7 @@ impl VolumePart {
         self.running(id);
         let (Some(connection), Some(range)) = (connection, self.requests.get(&id).and_then(Request::range))
         else {
-            return self.to_settling(id);
+            return self.begin_settling_of(id);
         };
         if let Some(request) = self.requests.get_mut(&id) {
             request.net = Net::Pending(connection);
@@ -171,7 +171,7 @@ impl VolumePart {
         {
             self.submit(id, DataKind::Flush);
         } else {
-            self.to_settling(id);
+            self.begin_settling_of(id);
         }
     }
 

@@ -46,7 +46,7 @@ impl Marks {
     }
 
     /// The last mark that was sent.
-    pub fn last(&self) -> MarkNumber {
+    pub fn last_sent(&self) -> MarkNumber {
         self.sent
     }
 

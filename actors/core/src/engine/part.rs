@@ -203,7 +203,7 @@ impl VolumePart {
         self.snapshot.as_ref().and_then(|snapshot| snapshot.connection)
     }
 
-    pub(super) fn to_settling(&mut self, id: u64) {
+    pub(super) fn begin_settling_of(&mut self, id: u64) {
         if let Some(request) = self.requests.get_mut(&id) {
             request.stage = Stage::Settling;
             self.settling.insert(id);
@@ -312,7 +312,7 @@ impl VolumePart {
         for query in std::mem::take(&mut self.fences) {
             out.send(To::State(StateIn::Fenced {
                 query,
-                mark: self.marks.last(),
+                mark: self.marks.last_sent(),
             }));
         }
         for (client, answers) in batch.answers {

@@ -209,7 +209,7 @@ impl VolumePart {
         if !path::disk_usable(&snapshot) {
             // T3: the nack follows the durable record of the missed write.
             self.running(id);
-            return self.to_settling(id);
+            return self.begin_settling_of(id);
         }
         if sole {
             // This copy is the only one: logged and marked here as by a Primary.
@@ -369,7 +369,7 @@ impl VolumePart {
         if may && !path::own_bad(&self.bad, range) {
             self.submit(id, DataKind::Read { range });
         } else {
-            self.to_settling(id);
+            self.begin_settling_of(id);
         }
     }
 

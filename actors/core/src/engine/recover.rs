@@ -309,7 +309,7 @@ impl VolumePart {
                     out.send(To::Bitmap(BitmapIn::Mark(open)));
                 }
                 out.send(To::Bitmap(BitmapIn::MarksUpTo {
-                    number: self.marks.last(),
+                    number: self.marks.last_sent(),
                     generation,
                 }));
             }
