@@ -208,20 +208,7 @@ async fn send(socket: &ClientSocket, bytes: &[u8]) -> io::Result<()> {
 
 async fn receive(socket: &ClientSocket, input: &mut Vec<u8>) -> io::Result<()> {
     let mut bytes = [0u8; 4096];
-    loop {
-        socket.ready(Interest::READABLE).await?;
-        match socket.try_read(&mut bytes) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                input.extend_from_slice(&bytes[..count]);
-                return Ok(());
-            }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let count = socket.receive(&mut bytes).await?;
+    input.extend_from_slice(&bytes[..count]);
+    Ok(())
 }

@@ -422,19 +422,7 @@ impl Incoming {
         let socket = Rc::clone(&self.port.inner.borrow().socket);
         let have = self.input.len();
         self.input.resize(have + INPUT_BYTES, 0);
-        let read = loop {
-            socket.ready(Interest::READABLE).await?;
-            match socket.try_read(&mut self.input[have..]) {
-                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => break Ok(count),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => break Err(error),
-            }
-        };
+        let read = socket.receive(&mut self.input[have..]).await;
         self.input
             .truncate(have + read.as_ref().map_or(0, |count| *count));
         read.map(|_| ())
@@ -546,17 +534,7 @@ impl Incoming {
         while filled < length {
             // What was parsed so far may be worked on while the rest arrives.
             self.hand_over(batch);
-            socket.ready(Interest::READABLE).await?;
-            match socket.try_read(&mut buffer[filled..length]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => filled += count,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => return Err(error),
-            }
+            filled += socket.receive(&mut buffer[filled..length]).await?;
         }
         Ok(buffer.freeze())
     }

@@ -221,11 +221,24 @@ impl ClientSocket {
         }
     }
 
-    /// Reads into several buffers, one after the other: the rest of a payload, then the next headers.
-    pub fn try_read_vectored(&self, buffers: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.try_read_vectored(buffers),
-            Self::Tcp(stream, _) => stream.try_read_vectored(buffers),
+    /// Waits until something can be read, and reads it: at least one byte.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof`: the client closed; anything else is the kernel's.
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.ready(Interest::READABLE).await?;
+            match self.try_read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => return Ok(count),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
