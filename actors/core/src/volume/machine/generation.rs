@@ -181,7 +181,7 @@ impl StatePart {
             || self.source_open_written(query, cx);
     }
 
-    /// Clears "outdated since" by force (`primary --force`).
+    /// Clears "outdated since": by force (`primary --force`), or because a resync has made the disk UpToDate.
     pub(super) fn clear_outdated(&mut self, out: &mut Outbox<StateEffect>) {
         if self.health.outdated_since.is_some() {
             self.set_header(

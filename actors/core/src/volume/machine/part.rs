@@ -12,7 +12,7 @@ use crate::configuration::VolumeConfiguration;
 use crate::disk::DiskIn;
 use crate::engine::VolumeIn;
 use crate::fact::Fact;
-use crate::identity::{ErrorNumber, PartGeneration, Query, SnapshotNumber, TellNumber};
+use crate::identity::{ConnectionNumber, ErrorNumber, PartGeneration, Query, SnapshotNumber, TellNumber};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::peer::PeerIn;
 use crate::resync::ResyncIn;
@@ -159,6 +159,13 @@ impl StatePart {
     }
 
     /// An error was taken up: its sender may forget it once the snapshot that shows it is out.
+    /// Whether `connection` is the present one: an answer on an older one is void.
+    pub(super) fn is_on(&self, connection: ConnectionNumber) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.connection == connection)
+    }
+
     pub(super) fn take_error(&mut self, number: ErrorNumber) {
         self.taken.push(number);
     }

@@ -14,7 +14,7 @@ use crate::part::{Context, Outbox, To};
 use crate::volume::generations::exposed;
 use crate::volume::generations::handshake::Decision;
 use crate::volume::generations::identifiers::{Generation, Identifiers};
-use crate::volume::state::{ConnectionState, DiskState, InconsistentReason, Role};
+use crate::volume::state::{ConnectionState, DiskState, InconsistentReason, Role, StateVector};
 use crate::volume::transition::{Confirmed, Kind};
 use mendblock_net::wire::message::{Message, PeerState};
 
@@ -211,11 +211,7 @@ impl StatePart {
         _cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if self
-            .link
-            .as_ref()
-            .is_none_or(|link| link.connection != connection)
-        {
+        if !self.is_on(connection) {
             return;
         }
         self.sync.set_bits = set_bits;
@@ -284,29 +280,34 @@ impl StatePart {
         ok: bool,
         out: &mut Outbox<StateEffect>,
     ) {
-        let mine = self
-            .link
-            .as_ref()
-            .is_some_and(|link| link.connection == connection);
+        let mine = self.is_on(connection);
         if !ok || !mine || self.vector().connection != ConnectionState::WFBitMapS {
             return;
         }
         self.send_peer(connection, Message::SyncId { id: id.0 }, out);
-        let changed = self.change(
-            Kind::Soft,
-            Confirmed::Nothing,
+        self.resync_runs(
+            true,
             "resync starts, this node is the source",
-            out,
             |v| {
                 v.connection = ConnectionState::SyncSource;
                 v.peer_disk = DiskState::Inconsistent;
             },
+            out,
         );
-        match changed {
+    }
+
+    fn resync_runs(
+        &mut self,
+        source: bool,
+        reason: &'static str,
+        enter: impl FnOnce(&mut StateVector),
+        out: &mut Outbox<StateEffect>,
+    ) {
+        match self.change(Kind::Soft, Confirmed::Nothing, reason, out, enter) {
             Ok(()) => {
                 self.sync.running = true;
                 out.fact(Fact::ResyncStarted {
-                    source: true,
+                    source,
                     bits: self.sync.set_bits,
                 });
             }
@@ -364,32 +365,18 @@ impl StatePart {
         ok: bool,
         out: &mut Outbox<StateEffect>,
     ) {
-        let mine = self
-            .link
-            .as_ref()
-            .is_some_and(|link| link.connection == connection);
+        let mine = self.is_on(connection);
         if !ok || !mine || self.vector().connection != ConnectionState::WFSyncUUID {
             return;
         }
-        let changed = self.change(
-            Kind::Soft,
-            Confirmed::Nothing,
+        self.resync_runs(
+            false,
             "resync runs, this node is the target",
-            out,
             |v| {
                 v.connection = ConnectionState::SyncTarget;
             },
+            out,
         );
-        match changed {
-            Ok(()) => {
-                self.sync.running = true;
-                out.fact(Fact::ResyncStarted {
-                    source: false,
-                    bits: self.sync.set_bits,
-                });
-            }
-            Err(refusal) => self.drop_link(&refusal.to_string(), out),
-        }
     }
 
     /// Target: every block is done. FINISH-TARGET: superblock first (its write flushes the data before), then the word to the
@@ -439,10 +426,7 @@ impl StatePart {
         _cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        let mine = self
-            .link
-            .as_ref()
-            .is_some_and(|link| link.connection == connection);
+        let mine = self.is_on(connection);
         self.sync.finishing = false;
         if !ok || self.vector().disk != DiskState::Inconsistent {
             return;
@@ -477,13 +461,7 @@ impl StatePart {
                 (ids.current.0, ids.bitmap.0, [ids.history[0].0, ids.history[1].0]);
         }
         self.want_helper(Handler::AfterResyncTarget);
-        if self.health.outdated_since.is_some() {
-            let change = HeaderChange {
-                outdated_since: Some(None),
-                ..HeaderChange::default()
-            };
-            self.set_header(change, out);
-        }
+        self.clear_outdated(out);
     }
 
     /// "Outdated since" may go: the superblock says UpToDate, durably.

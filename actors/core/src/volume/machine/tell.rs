@@ -144,11 +144,7 @@ impl StatePart {
         let Some((attach_id, failed)) = self.tells.recording.remove(&number) else {
             return;
         };
-        if self
-            .link
-            .as_ref()
-            .is_none_or(|link| link.connection != connection)
-        {
+        if !self.is_on(connection) {
             return;
         }
         let vector = *self.vector();
