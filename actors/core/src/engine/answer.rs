@@ -85,17 +85,8 @@ impl VolumePart {
             }
             // Only there. T1: the peer knows that this disk is behind, and this node has marked it, both durably: otherwise a
             // crash right after the answer would bring this node back as a Primary of the same generation.
-            (Local::Failed(number, _), Net::Done(_)) => {
-                let settled =
-                    snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled);
-                if settled { Verdict::Ok } else { Verdict::Wait }
-            }
-            (Local::None | Local::Abandoned, Net::Done(_)) => {
-                if snapshot.own_loss_settled {
-                    Verdict::Ok
-                } else {
-                    Verdict::Wait
-                }
+            (Local::Failed(..) | Local::None | Local::Abandoned, Net::Done(_)) => {
+                only_there(request, snapshot)
             }
             // Nowhere for sure: once more, if the link comes back in time (R12) or I/O is suspended; else an error.
             (local, _) => {
@@ -132,17 +123,8 @@ impl VolumePart {
                     snapshot.alone_settled && (snapshot.connection.is_none() || snapshot.peer_loss_settled);
                 if settled { Verdict::Ok } else { Verdict::Wait }
             }
-            (Local::Failed(number, _), Net::Done(_)) => {
-                let settled =
-                    snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled);
-                if settled { Verdict::Ok } else { Verdict::Wait }
-            }
-            (Local::None | Local::Abandoned, Net::Done(_)) => {
-                if snapshot.own_loss_settled {
-                    Verdict::Ok
-                } else {
-                    Verdict::Wait
-                }
+            (Local::Failed(..) | Local::None | Local::Abandoned, Net::Done(_)) => {
+                only_there(request, snapshot)
             }
             (Local::None, Net::None) if !current => {
                 self.again_or(snapshot, 5, "no up-to-date copy is reachable")
@@ -310,6 +292,17 @@ impl VolumePart {
 /// The disk is gone or going.
 fn gone(snapshot: &Snapshot) -> bool {
     snapshot.disk.is_none() || snapshot.vector.disk <= DiskState::Failed
+}
+
+/// The peer has it, this node's disk failed it or was not asked (T1).
+fn only_there(request: &Request, snapshot: &Snapshot) -> Verdict {
+    let settled = match request.local {
+        Local::Failed(number, _) => {
+            snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled)
+        }
+        _ => snapshot.own_loss_settled,
+    };
+    if settled { Verdict::Ok } else { Verdict::Wait }
 }
 
 fn read_verdict(request: &Request) -> Verdict {
