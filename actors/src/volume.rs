@@ -169,6 +169,16 @@ impl VolumeHandle {
         self.orders.send(Order::Kill(part, death, sender)).is_ok() && answer.await.unwrap_or(false)
     }
 
+    /// Blocks of 4 KiB on the own bad-block list.
+    pub fn own_bad_blocks(&self) -> u64 {
+        self.bad_blocks
+            .borrow()
+            .own
+            .iter()
+            .map(|range| u64::from(range.count()))
+            .sum()
+    }
+
     /// The last snapshot.
     pub fn last(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.borrow().clone()

@@ -103,14 +103,7 @@ impl VolumeSet {
         self.volume.requests_pending.set(load(&counters.upper_pending));
         self.volume.disk_pending.set(load(&counters.lower_pending));
         self.volume.nbd_sessions.set(load(&handle.sessions));
-        let bad: u64 = handle
-            .bad_blocks
-            .borrow()
-            .own
-            .iter()
-            .map(|range| u64::from(range.count()))
-            .sum();
-        self.volume.bad_blocks.set(bad as f64);
+        self.volume.bad_blocks.set(handle.own_bad_blocks() as f64);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.actors(handle, &mut seen);
         if let Some(snapshot) = handle.last() {

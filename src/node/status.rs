@@ -57,15 +57,9 @@ pub fn volume(handle: &VolumeHandle, configuration: &VolumeConfiguration, now: f
         actors: actors(handle),
         io: io(handle),
         open: u32::try_from(handle.sessions.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
+        bad_blocks: handle.own_bad_blocks(),
         ..VolumeStatus::default()
     };
-    status.bad_blocks = handle
-        .bad_blocks
-        .borrow()
-        .own
-        .iter()
-        .map(|range| u64::from(range.count()))
-        .sum();
     let Some(snapshot) = handle.last() else {
         return status;
     };
