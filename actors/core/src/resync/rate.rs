@@ -79,17 +79,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn settings() -> ResyncRate {
-        ResyncRate {
-            resync_rate: 102_400,
-            plan_ahead: 20,
-            delay_target: 10,
-            fill_target: 8192,
-            max_rate: 4 << 20,
-            min_rate: 250,
-        }
-    }
-
     /// A link that answers at most `speed` sectors in a tick: (sectors in flight at the last tick, answered in it).
     fn settle(settings: ResyncRate, speed: u64, ticks: u32) -> (u64, u64) {
         let mut controller = Controller::new(settings);
@@ -104,14 +93,14 @@ mod tests {
 
     #[test]
     fn the_first_tick_follows_resync_rate() {
-        assert_eq!(Controller::new(settings()).tick(0, 0), 20_480);
+        assert_eq!(Controller::new(ResyncRate::SAMPLE).tick(0, 0), 20_480);
     }
 
     #[test]
     fn a_fixed_rate_without_a_plan() {
         let mut controller = Controller::new(ResyncRate {
             plan_ahead: 0,
-            ..settings()
+            ..ResyncRate::SAMPLE
         });
         for (answered, in_flight) in [(0, 0), (50_000, 0), (0, 90_000)] {
             assert_eq!(controller.tick(answered, in_flight), 20_480);
@@ -120,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_fill_target_is_reached_and_the_link_stays_full() {
-        let (in_flight, answered) = settle(settings(), 5000, 400);
+        let (in_flight, answered) = settle(ResyncRate::SAMPLE, 5000, 400);
         assert_eq!(answered, 5000, "full speed");
         assert!(in_flight.abs_diff(8192) < 400, "{in_flight}");
     }
@@ -129,7 +118,7 @@ mod tests {
     fn the_delay_target_bounds_what_is_in_flight() {
         let by_delay = ResyncRate {
             fill_target: 0,
-            ..settings()
+            ..ResyncRate::SAMPLE
         };
         let (in_flight, answered) = settle(by_delay, 5000, 400);
         assert_eq!(answered, 5000);
@@ -138,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_link_that_stalls_gets_nothing_more() {
-        let mut controller = Controller::new(settings());
+        let mut controller = Controller::new(ResyncRate::SAMPLE);
         let mut in_flight = controller.tick(0, 0);
         for _ in 0..100 {
             in_flight += controller.tick(0, in_flight);
@@ -152,7 +141,7 @@ mod tests {
             max_rate in 250u32..4 << 20,
             history in proptest::collection::vec((0u64..1 << 24, 0u64..1 << 24), 1..80),
         ) {
-            let mut controller = Controller::new(ResyncRate { max_rate, ..settings() });
+            let mut controller = Controller::new(ResyncRate { max_rate, ..ResyncRate::SAMPLE });
             for (answered, in_flight) in history {
                 let sectors = controller.tick(answered, in_flight);
                 prop_assert!(sectors <= u64::from(max_rate) / 5);

@@ -1,8 +1,7 @@
 //! The part with a bitmap and a source played by the test.
 
 use super::*;
-use crate::configuration::{OnIoError, OnNoData, ResyncRate};
-use mendblock_storage::format::layout::MetaIndex;
+use crate::configuration::ResyncRate;
 use mendblock_storage::units::SectorRange;
 
 /// No multiple of a block: the last one is cut.
@@ -10,39 +9,10 @@ const VOLUME_SECTORS: u64 = 64 * 2048 - 3;
 
 fn configuration(resync: ResyncRate) -> Arc<VolumeConfiguration> {
     Arc::new(VolumeConfiguration {
-        volume: "data".to_owned(),
-        node_id: 0,
-        node_name: "a".to_owned(),
-        peer_id: 1,
-        peer_name: "b".to_owned(),
-        process_id: 1,
-        meta_index: MetaIndex::Internal,
-        on_io_error: OnIoError::Detach,
-        on_no_data: OnNoData::IoError,
-        al_extents: 1237,
-        max_epoch_size: 2048,
         peer_window: 16 << 20,
-        detach_step_timeout: 10_000,
-        helper_timeout: 10_000,
-        reconnect_grace: 10_000,
-        disk_timeout: 0,
-        peer_timeout: 6_000,
-        ping_interval: 10_000,
-        ping_timeout: 500,
-        connect_interval: 10_000,
         resync,
+        ..VolumeConfiguration::sample(0)
     })
-}
-
-fn defaults() -> ResyncRate {
-    ResyncRate {
-        resync_rate: 102_400,
-        plan_ahead: 20,
-        delay_target: 10,
-        fill_target: 8192,
-        max_rate: 4 << 20,
-        min_rate: 250,
-    }
 }
 
 struct Bench {
@@ -61,7 +31,7 @@ struct Bench {
 
 impl Bench {
     fn new(bits: impl IntoIterator<Item = u64>) -> Self {
-        Self::with(defaults(), bits)
+        Self::with(ResyncRate::SAMPLE, bits)
     }
 
     fn with(rate: ResyncRate, bits: impl IntoIterator<Item = u64>) -> Self {
@@ -244,7 +214,7 @@ fn a_fixed_rate_is_kept() {
     let fixed = ResyncRate {
         plan_ahead: 0,
         resync_rate: 10_240,
-        ..defaults()
+        ..ResyncRate::SAMPLE
     };
     let mut bench = Bench::with(fixed, 0..7_680);
     bench.state(ConnectionState::SyncTarget, false);
@@ -367,7 +337,7 @@ fn progress_is_reported_at_most_twice_a_second() {
     let slow = ResyncRate {
         plan_ahead: 0,
         resync_rate: 10_240,
-        ..defaults()
+        ..ResyncRate::SAMPLE
     };
     let mut bench = Bench::with(slow, 0..5_120);
     bench.state(ConnectionState::SyncTarget, false);
