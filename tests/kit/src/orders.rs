@@ -40,9 +40,10 @@ impl World {
     }
 
     /// Starts the process, attaches the disk and connects.
+    #[track_caller]
     pub fn start(&mut self, node: usize) {
         self.boot(node);
-        self.command(node, Command::Attach { new_disk: false });
+        self.order(node, Command::Attach { new_disk: false });
         self.command(
             node,
             Command::Connect {

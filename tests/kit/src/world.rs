@@ -5,6 +5,7 @@ use crate::network::Network;
 use crate::node::{HealthWrite, Node};
 use crate::wiring::{Address, Wired};
 use fastrand::Rng;
+use mendblock_core::fact::Fact;
 use mendblock_core::identity::{PartGeneration, Query};
 use mendblock_core::part::{Context, Instant, Outbox, PartName, To};
 use std::collections::BTreeMap;
@@ -189,7 +190,7 @@ impl World {
 
     fn finish<P: Wired>(&mut self, node: usize, address: Address, out: Outbox<P::Effect>) {
         for fact in out.facts {
-            self.note(node, || format!("{} fact {fact:?}", P::NAME));
+            self.note(node, || format!("{} fact {}", P::NAME, told(&fact)));
             self.nodes[node].facts.push((Instant(self.now), P::NAME, fact));
         }
         for message in out.messages {
@@ -372,10 +373,17 @@ impl World {
                 }
             }
             for (at, part, fact) in node.facts.iter().rev().take(12).rev() {
-                let _ = writeln!(text, "   {:>12.3} {part}: {fact:?}", at.0 as f64 / 1e6);
+                let _ = writeln!(text, "   {:>12.3} {part}: {}", at.0 as f64 / 1e6, told(fact));
             }
         }
         text
+    }
+}
+
+fn told(fact: &Fact) -> String {
+    match fact {
+        Fact::StateChanged { old, new, cause } => format!("{old} => {new}: {cause}"),
+        other => format!("{other:?}"),
     }
 }
 
