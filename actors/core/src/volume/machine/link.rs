@@ -639,7 +639,9 @@ impl StatePart {
             v.connection = connection;
             v.peer_role = peer_role;
             v.peer_disk = of_negotiated(peer);
-            if let (DiskState::Negotiating, Some(decided)) = (v.disk, decided) {
+            // A Negotiating disk that becomes target goes to Inconsistent by the rules themselves (V2).
+            let target = connection == ConnectionState::WFBitMapT;
+            if let (DiskState::Negotiating, Some(decided), false) = (v.disk, decided, target) {
                 v.disk = decided.disk;
             }
             match connection {
@@ -650,11 +652,9 @@ impl StatePart {
                     v.peer_disk = DiskState::UpToDate;
                 }
                 ConnectionState::WFBitMapT => {
-                    v.disk = if v.disk == DiskState::Inconsistent {
-                        v.disk
-                    } else {
-                        DiskState::Outdated
-                    };
+                    if !matches!(v.disk, DiskState::Inconsistent | DiskState::Negotiating) {
+                        v.disk = DiskState::Outdated;
+                    }
                     v.peer_disk = DiskState::UpToDate;
                 }
                 ConnectionState::WFBitMapS => v.peer_disk = v.peer_disk.min(DiskState::Consistent),

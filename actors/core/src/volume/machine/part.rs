@@ -82,6 +82,7 @@ impl StatePart {
             link_lost_at: None,
             identifiers: Identifiers::default(),
             exposed: Generation::NONE,
+            source_open: None,
             crashed_primary: false,
             reasons: Reasons {
                 diskless: Some(DisklessReason::NeverAttached),
@@ -111,6 +112,8 @@ impl StatePart {
             superblock: facts.superblock,
         });
         let exposed = last.exposed;
+        // The rest of the header is read again; this mark decides what a loss means, from the first step on.
+        let health = HealthHeader { source_open: last.source_open, ..HealthHeader::default() };
         Self {
             configuration,
             generation,
@@ -120,7 +123,7 @@ impl StatePart {
             queries: generation.0 << 32,
             disk: last_disk,
             exposed,
-            health: HealthHeader::default(),
+            health,
             store: Store::default(),
             attach: None,
             detach: None,
@@ -256,6 +259,7 @@ impl StatePart {
         self.current.reads = self.admission(false);
         self.current.tell = self.tells.last_sent();
         self.current.exposed = self.exposed;
+        self.current.source_open = self.health.source_open;
         if let (Some(facts), Some(disk)) = (self.current.disk.as_mut(), self.disk.as_ref()) {
             facts.superblock = disk.superblock;
         }

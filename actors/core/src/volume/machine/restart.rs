@@ -44,7 +44,7 @@ impl StatePart {
         self.hand_out(&last, out);
     }
 
-    fn resume_connection(&mut self, last: &Snapshot, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn resume_connection(&mut self, last: &Snapshot, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         if last.vector.connection >= ConnectionState::WFReportParams {
             if let Some(connection) = last.connection {
                 out.send(To::Peer(PeerIn::Drop {
@@ -61,7 +61,9 @@ impl StatePart {
             self.fact("waiting for the peer", out, |v| {
                 v.connection = ConnectionState::WFConnection
             });
-            self.current.link_lost_at = Some(_cx.now);
+            self.current.link_lost_at = Some(cx.now);
+            // A loss like any other: the generation is named before a write that only this node has is answered.
+            self.lost_peer_data(cx, out);
         }
     }
 
