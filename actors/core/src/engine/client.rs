@@ -70,6 +70,9 @@ impl VolumePart {
         if self.recovery.is_collecting() {
             return;
         }
+        if self.link_is_stale() && matches!(request.origin, Origin::Client { .. } | Origin::Fetch { .. }) {
+            return;
+        }
         let (origin, range) = (request.origin, request.range());
         let ordered = request.work.writes() || matches!(origin, Origin::Served { .. });
         if let (true, Some(range)) = (ordered, range)

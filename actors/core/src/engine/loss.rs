@@ -38,6 +38,13 @@ impl VolumePart {
         }
     }
 
+    /// The state does not know yet that the connection it names is lost: what starts now would wait for it for ever, or be answered
+    /// by the rules of a connected pair.
+    pub(super) fn link_is_stale(&self) -> bool {
+        let lost = self.losing.connection.max(self.losing.retired);
+        self.connection().is_some_and(|connection| lost.is_some_and(|lost| connection <= lost))
+    }
+
     /// Requests that waited for the peer go on without it.
     fn cut_off(&mut self, connection: Option<ConnectionNumber>) {
         let waiting: Vec<u64> = self
