@@ -239,7 +239,7 @@ impl StatePart {
         if self
             .link
             .as_ref()
-            .is_none_or(|link| link.connection != connection)
+            .is_none_or(|link| link.connection > connection)
         {
             return;
         }
@@ -778,7 +778,7 @@ impl StatePart {
         if self
             .link
             .as_ref()
-            .is_none_or(|link| link.connection != connection)
+            .is_none_or(|link| link.connection > connection)
         {
             return;
         }
