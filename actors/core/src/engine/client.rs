@@ -52,6 +52,7 @@ impl VolumePart {
 
     pub(super) fn client_gone(&mut self, client: ClientId) {
         self.clients.remove(&client);
+        self.last_batch.remove(&client);
         self.recovery.client_gone(client);
         let places: Vec<(ClientId, Sequence)> = self.confirming.keys().filter(|(of, _)| *of == client).copied().collect();
         for key in places {

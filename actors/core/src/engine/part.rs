@@ -80,6 +80,8 @@ pub struct VolumePart {
     pub(super) clients: BTreeMap<ClientId, BTreeMap<Sequence, Known>>,
     /// Locks of answered writes, until the session has the answer (R19): (client, sequence) → place.
     pub(super) confirming: BTreeMap<(ClientId, Sequence), u64>,
+    /// The last requests of each client: at the end of a replay these are what its port holds.
+    pub(super) last_batch: BTreeMap<ClientId, Vec<Sequence>>,
     pub(super) bad: Arc<BadBlocks>,
     pub(super) unflushed: BTreeSet<u32>,
     /// The connection whose frames are taken; frames of a newer one wait until a snapshot names it.
@@ -114,6 +116,7 @@ impl VolumePart {
             epochs: Epochs::new(generation.0),
             clients: BTreeMap::new(),
             confirming: BTreeMap::new(),
+            last_batch: BTreeMap::new(),
             bad: Arc::default(),
             unflushed: BTreeSet::new(),
             link: super::received::Incoming::default(),
@@ -199,6 +202,7 @@ impl VolumePart {
             self.recovery.collect(client, requests);
             return;
         }
+        self.last_batch.insert(client, requests.iter().map(|request| request.sequence).collect());
         for request in requests {
             self.admit(client, request, out);
         }
