@@ -15,6 +15,8 @@ struct Write {
     ended: Option<u64>,
     /// Known to have taken effect by then: answered well, or read.
     effective: Option<u64>,
+    /// On stable storage of every node: FUA, or flushed since.
+    stable: bool,
 }
 
 /// A read that returned what it must not.
@@ -40,6 +42,7 @@ const INITIAL: Write = Write {
     began: 0,
     ended: Some(0),
     effective: Some(0),
+    stable: true,
 };
 
 impl History {
@@ -57,6 +60,7 @@ impl History {
                 began: now,
                 ended: None,
                 effective: None,
+                stable: false,
             };
             self.sectors
                 .entry(sector)
@@ -75,6 +79,28 @@ impl History {
                     write.effective = Some(write.effective.map_or(now, |at| at.min(now)));
                 }
             }
+        }
+    }
+
+    /// A flush that began then was answered well: what was answered before is stable.
+    pub fn flushed(&mut self, began: u64) {
+        for write in self.sectors.values_mut().flatten() {
+            write.stable |= write.effective.is_some_and(|at| at < began);
+        }
+    }
+
+    /// A write with FUA was answered well.
+    pub fn forced(&mut self, range: SectorRange, value: Value) {
+        for sector in range.first()..range.end() {
+            let writes = self.sectors.get_mut(&sector).into_iter().flatten();
+            writes.filter(|write| write.value == value).for_each(|write| write.stable = true);
+        }
+    }
+
+    /// The Primary lost power and comes back as source: what no flush covered may be gone (from both nodes alike).
+    pub fn power_lost(&mut self) {
+        for write in self.sectors.values_mut().flatten().filter(|write| !write.stable) {
+            write.effective = None;
         }
     }
 

@@ -166,8 +166,16 @@ impl World {
             ));
         }
         if let Some((range, value)) = open.write {
-            self.history
-                .end(range, value, open.began, answer.result.is_ok(), now);
+            self.history.end(range, value, open.began, answer.result.is_ok(), now);
+        }
+        if answer.result.is_ok() {
+            match open.request.kind {
+                ClientRequestKind::Flush => self.history.flushed(open.began),
+                ClientRequestKind::Write { range, fua: true, .. } => {
+                    self.history.forced(range, open.write.map_or(0, |(_, value)| value));
+                }
+                _ => {}
+            }
         }
         if let (Some(range), Ok(buffer)) = (open.read, answer.result) {
             let buffer = buffer.expect("a read is answered with data");
