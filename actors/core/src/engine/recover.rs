@@ -9,6 +9,7 @@ use crate::disk::{DataOperation, DiskIn, TableAnswer};
 use crate::fact::Fact;
 use crate::identity::{ClientId, ConnectionNumber, MarkNumber, OperationId, PartGeneration, Query, Sequence};
 use crate::part::{Outbox, PartName, To};
+use crate::peer::PeerIn;
 use mendblock_net::wire::message::Message;
 use std::collections::BTreeSet;
 
@@ -290,6 +291,13 @@ impl VolumePart {
                     out.send(To::Bitmap(BitmapIn::Mark(open)));
                 }
                 out.send(To::Bitmap(BitmapIn::MarksUpTo { number: self.marks.last(), generation }));
+                if !self.recovery.bitmap {
+                    // The one that was told of this generation is dead: it does not answer any more.
+                    out.send(To::Bitmap(BitmapIn::Restarted { part: PartName::Volume, generation: self.generation }));
+                }
+            }
+            PartName::Peer if self.recovery.peer.is_none() => {
+                out.send(To::Peer(PeerIn::Restarted { part: PartName::Volume, generation: self.generation }));
             }
             PartName::ActivityLog => {
                 let extents = self.extents.wanted();
