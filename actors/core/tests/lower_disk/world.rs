@@ -80,6 +80,7 @@ pub fn snapshot(number: u64, disk: DiskState) -> Arc<Snapshot> {
         link_lost_at: None,
         identifiers: Identifiers::default(),
         exposed: Generation::NONE,
+        source_open: None,
         crashed_primary: false,
         reasons: Reasons::default(),
         waits: Vec::new(),

@@ -86,7 +86,7 @@ impl StatePart {
                 text,
             } => self.link_down(connection, reason, &text, cx, out),
             LinkFact::Refused { text } => {
-                self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
+                self.give_up_connection(DisconnectReason::HandshakeRefused, &text, out);
             }
         }
     }
@@ -236,11 +236,7 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if self
-            .link
-            .as_ref()
-            .is_none_or(|link| link.connection > connection)
-        {
+        if self.link.as_ref().is_none_or(|link| link.connection > connection) {
             return;
         }
         match message {
@@ -310,7 +306,7 @@ impl StatePart {
             let text = format!(
                 "the peer's disk size is too small: the volume has {known} sectors, the peer {size}; give the peer a larger disk"
             );
-            self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
+            self.give_up_connection(DisconnectReason::HandshakeRefused, &text, out);
             return;
         }
         self.current.volume_sectors = size;
@@ -352,7 +348,7 @@ impl StatePart {
         });
         match received {
             Err(refusal) => {
-                self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out)
+                self.give_up_connection(DisconnectReason::HandshakeRefused, &refusal.to_string(), out)
             }
             Ok(received) => {
                 self.exposed = received.exposed;
@@ -502,7 +498,7 @@ impl StatePart {
             }
         });
         if let Err(refusal) = changed {
-            return self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out);
+            return self.give_up_connection(DisconnectReason::HandshakeRefused, &refusal.to_string(), out);
         }
         self.connected(cx, out);
     }
@@ -736,11 +732,11 @@ impl StatePart {
         } else {
             DisconnectReason::UnrelatedData
         };
-        self.drop_to_stand_alone(reason, text, out);
+        self.give_up_connection(reason, text, out);
     }
 
     /// For good: the operator must act.
-    pub(super) fn drop_to_stand_alone(
+    pub(super) fn give_up_connection(
         &mut self,
         reason: DisconnectReason,
         text: &str,
@@ -750,11 +746,11 @@ impl StatePart {
             what: format!("disconnected: {text}"),
         });
         self.current.reasons.handshake = Some(text.to_owned());
-        self.to_stand_alone(reason, out);
+        self.become_stand_alone(reason, out);
         self.answer_connect_refused(text, out);
     }
 
-    pub(super) fn to_stand_alone(&mut self, reason: DisconnectReason, out: &mut Outbox<StateEffect>) {
+    pub(super) fn become_stand_alone(&mut self, reason: DisconnectReason, out: &mut Outbox<StateEffect>) {
         let was = self.link.take();
         self.fact("disconnecting", out, |v| {
             v.connection = ConnectionState::Disconnecting
@@ -775,11 +771,7 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if self
-            .link
-            .as_ref()
-            .is_none_or(|link| link.connection > connection)
-        {
+        if self.link.as_ref().is_none_or(|link| link.connection > connection) {
             return;
         }
         self.link = None;

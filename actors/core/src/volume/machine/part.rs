@@ -113,7 +113,10 @@ impl StatePart {
         });
         let exposed = last.exposed;
         // The rest of the header is read again; this mark decides what a loss means, from the first step on.
-        let health = HealthHeader { source_open: last.source_open, ..HealthHeader::default() };
+        let health = HealthHeader {
+            source_open: last.source_open,
+            ..HealthHeader::default()
+        };
         Self {
             configuration,
             generation,
@@ -240,6 +243,7 @@ impl StatePart {
         if self.current != *self.published {
             self.publish(out);
         }
+        self.send_fence(out);
         for number in std::mem::take(&mut self.taken) {
             out.send(To::Disk(DiskIn::ErrorTaken { number }));
         }
@@ -370,6 +374,7 @@ impl Part for StatePart {
                 complete,
             } => self.drained(snapshot, mark, complete, cx, out),
             StateIn::LossRetired { connection } => self.loss_retired(connection, cx, out),
+            StateIn::Fenced { query, mark } => self.fenced(query, mark, out),
             StateIn::Quiesced { query, mark } => self.quiesced(query, mark, cx, out),
             StateIn::LogLoaded { query, result } => self.log_loaded(query, result, cx, out),
             StateIn::LogReset { query, result } => self.log_reset(query, result, cx, out),
