@@ -126,7 +126,10 @@ impl VolumePart {
             return;
         };
         let end = match (request.local, request.net) {
-            (Local::Done, Net::Done(_)) => self.fetched(range),
+            // On a later connection the source may have newer data than what was fetched before.
+            (Local::Done, Net::Done(of)) if self.connection() == Some(of) && !self.link_is_stale() => {
+                self.fetched(range)
+            }
             (Local::Failed(..), _) => JobEnd::WriteFailed,
             (_, Net::Failed(_)) => JobEnd::SourceCannot,
             _ => JobEnd::Cancelled,

@@ -97,6 +97,8 @@ pub struct VolumePart {
     pub(super) recovery: Recovery,
     pub(super) batch: Batch,
     pub(super) now: Instant,
+    /// A lock was given back in this step.
+    freed: bool,
     next: u64,
     touched_at: Instant,
 }
@@ -134,6 +136,7 @@ impl VolumePart {
             now: Instant(0),
             // Numbers of requests go over the wire: unique over all generations.
             next: generation.0 << 40,
+            freed: false,
             touched_at: Instant(0),
         }
     }
@@ -163,6 +166,7 @@ impl VolumePart {
     }
 
     pub(super) fn unlock(&mut self, id: u64) {
+        self.freed = true;
         self.locks.leave(id);
     }
 
@@ -233,17 +237,20 @@ impl VolumePart {
     /// What a step ends with: batches go out, then what has become possible starts.
     fn finish(&mut self, out: &mut Outbox<VolumeEffect>) {
         loop {
+            self.freed = false;
             self.start_waiting(out);
             self.settle_all(out);
             self.retire_all(out);
-            if !self.close_under_pressure() {
+            self.close_under_pressure();
+            self.advance_recovery(out);
+            self.advance_drain(out);
+            self.advance_losing(out);
+            self.advance_quiescing(out);
+            // What ended may have stood in the way of what waits, and nothing else may ever come to wake it.
+            if !self.freed {
                 break;
             }
         }
-        self.advance_recovery(out);
-        self.advance_drain(out);
-        self.advance_losing(out);
-        self.advance_quiescing(out);
         self.flush_batch(out);
     }
 
@@ -260,14 +267,12 @@ impl VolumePart {
     }
 
     /// Activity-log pressure, quiescing and full epochs close the present epoch at once.
-    fn close_under_pressure(&mut self) -> bool {
+    fn close_under_pressure(&mut self) {
         let pressure = self.extents.is_revoking() || !self.quiescing.is_empty() || self.drained.is_wanted();
         let full = self.epochs.writes() >= self.configuration.max_epoch_size.max(1);
-        if !(pressure || full) || self.connection().is_none() || self.epochs.writes() == 0 {
-            return false;
+        if (pressure || full) && self.connection().is_some() && self.epochs.writes() > 0 {
+            self.close_epoch();
         }
-        self.close_epoch();
-        false
     }
 
     pub(super) fn close_epoch(&mut self) {

@@ -779,6 +779,7 @@ impl StatePart {
             connection,
             cause: text.to_owned(),
         });
+        self.source_was_not_opened();
         let state = reason.state();
         self.fact(text, out, |v| v.connection = state);
         self.current.reasons.down = Some(reason);
