@@ -82,6 +82,18 @@ impl History {
         }
     }
 
+    /// Its node crashed before it was answered: it may have happened or not. That a read already saw it promises nothing: it was
+    /// on one disk alone.
+    pub fn cut_off(&mut self, range: SectorRange, value: Value, began: u64, now: u64) {
+        for sector in range.first()..range.end() {
+            let writes = self.sectors.get_mut(&sector).into_iter().flatten();
+            for write in writes.filter(|write| write.value == value && write.began == began) {
+                write.ended = Some(now);
+                write.effective = None;
+            }
+        }
+    }
+
     /// A flush that began then was answered well: what was answered before is stable.
     pub fn flushed(&mut self, began: u64) {
         for write in self.sectors.values_mut().flatten() {
@@ -93,7 +105,9 @@ impl History {
     pub fn forced(&mut self, range: SectorRange, value: Value) {
         for sector in range.first()..range.end() {
             let writes = self.sectors.get_mut(&sector).into_iter().flatten();
-            writes.filter(|write| write.value == value).for_each(|write| write.stable = true);
+            writes
+                .filter(|write| write.value == value)
+                .for_each(|write| write.stable = true);
         }
     }
 
@@ -118,24 +132,27 @@ impl History {
             let latest = write.effective.or(write.ended).unwrap_or(u64::MAX);
             write.began <= now && latest >= horizon
         };
-        let found = writes
+        let legal_values: Vec<Value> = writes
+            .iter()
+            .filter(|write| legal(write))
+            .map(|write| write.value)
+            .collect();
+        let mut found: Vec<&mut Write> = writes
             .iter_mut()
-            .filter(|write| legal(write) && write.value == value);
-        // Which of several writes of the same value it was is not known: the youngest promises least.
-        match found.max_by_key(|write| write.began) {
-            Some(write) => {
+            .filter(|write| legal(write) && write.value == value)
+            .collect();
+        match &mut found[..] {
+            [] => Err(Violation {
+                sector,
+                value,
+                legal: legal_values,
+            }),
+            [write] => {
                 write.effective = Some(write.effective.map_or(now, |at| at.min(now)));
                 Ok(())
             }
-            None => Err(Violation {
-                sector,
-                value,
-                legal: writes
-                    .iter()
-                    .filter(|write| legal(write))
-                    .map(|write| write.value)
-                    .collect(),
-            }),
+            // Which of several writes of the same value it was is not known.
+            _ => Ok(()),
         }
     }
 

@@ -92,7 +92,7 @@ impl World {
             .flat_map(|client| client.unanswered.values())
         {
             if let Some((range, value)) = open.write {
-                self.history.end(range, value, open.began, false, now);
+                self.history.cut_off(range, value, open.began, now);
             }
         }
         let hangs = here.device.faults.hangs;

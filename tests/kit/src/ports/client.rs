@@ -166,13 +166,15 @@ impl World {
             ));
         }
         if let Some((range, value)) = open.write {
-            self.history.end(range, value, open.began, answer.result.is_ok(), now);
+            self.history
+                .end(range, value, open.began, answer.result.is_ok(), now);
         }
         if answer.result.is_ok() {
             match open.request.kind {
                 ClientRequestKind::Flush => self.history.flushed(open.began),
                 ClientRequestKind::Write { range, fua: true, .. } => {
-                    self.history.forced(range, open.write.map_or(0, |(_, value)| value));
+                    self.history
+                        .forced(range, open.write.map_or(0, |(_, value)| value));
                 }
                 _ => {}
             }
