@@ -302,6 +302,8 @@ impl BitmapPart {
         out: &mut Outbox<BitmapEffect>,
     ) {
         match part {
+            // The disk part that was asked is dead.
+            PartName::Disk if matches!(self.recovering, Some(Recovering::Table(_))) => self.ask_table(out),
             PartName::Disk => {
                 let query = Query(self.number());
                 out.send(To::Disk(DiskIn::QueryTable {
