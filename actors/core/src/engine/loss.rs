@@ -28,6 +28,7 @@ impl VolumePart {
             return;
         }
         self.drop_parked(connection);
+        self.marks.forget_known();
         self.cut_off(Some(connection));
         let marks = self.owe_unretired(false);
         self.losing.connection = Some(connection);
