@@ -105,6 +105,8 @@ impl StatePart {
             }));
             return;
         }
+        let mut lists = std::mem::take(&mut self.early_lists);
+        lists.retain(|(of, _)| *of == connection);
         self.link = Some(Link {
             connection,
             resolver,
@@ -112,9 +114,9 @@ impl StatePart {
             sizes: None,
             generations: None,
             state: None,
-            bad: KnownBad::default(),
+            bad: lists.last().map(|(_, bad)| *bad).unwrap_or_default(),
             rounds: 1,
-            merged: 0,
+            merged: lists.len() as u32,
             sent_identifiers: self.current.identifiers,
             decided: false,
             until: Some(cx.now.after_ms(self.configuration.detach_step_timeout)),
@@ -409,6 +411,9 @@ impl StatePart {
             link.bad = KnownBad { own, peer };
             link.merged += 1;
             self.establish(cx, out);
+        } else if self.link.as_ref().is_none_or(|link| link.connection < connection) {
+            // The bitmap part may be faster than the peer part's word of the connection.
+            self.early_lists.push((connection, KnownBad { own, peer }));
         }
     }
 
