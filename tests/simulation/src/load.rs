@@ -1,8 +1,19 @@
 //! Random requests of clients.
 
+use mendblock_core::fact::Fact;
 use mendblock_core::identity::ClientId;
 use mendblock_kit::world::World;
 use mendblock_storage::units::SectorRange;
+
+/// Blocks that the resyncs of this node set out to copy, since its fact number `since`.
+pub fn resynced(world: &World, node: usize, since: usize) -> u64 {
+    let facts = &world.nodes[node].facts[since..];
+    let started = facts.iter().filter_map(|(_, _, fact)| match fact {
+        Fact::ResyncStarted { source: false, bits } => Some(*bits),
+        _ => None,
+    });
+    started.sum()
+}
 
 /// Clients of one node that read and write few places, so that they meet.
 pub struct Load {

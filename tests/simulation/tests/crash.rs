@@ -5,22 +5,10 @@ use mendblock_core::configuration::OnIoError;
 use mendblock_core::volume::machine::Command;
 use mendblock_core::volume::state::Role;
 use mendblock_kit::world::World;
-use mendblock_simulation::load::Load;
+use mendblock_simulation::load::{Load, resynced};
 use mendblock_simulation::seeds::each_seed;
 
 const EXTENT_BLOCKS: u64 = 1024;
-
-/// Blocks that a resync of this node wrote, since `facts` facts.
-fn resynced(world: &World, node: usize, facts: usize) -> u64 {
-    use mendblock_core::fact::Fact;
-    world.nodes[node].facts[facts..]
-        .iter()
-        .filter_map(|(_, _, fact)| match fact {
-            Fact::ResyncStarted { source: false, bits } => Some(*bits),
-            _ => None,
-        })
-        .sum()
-}
 
 fn primary_crashes(seed: u64, power: bool) {
     let mut world = World::synced(seed, 48 << 20, OnIoError::Detach);

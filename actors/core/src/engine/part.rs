@@ -19,6 +19,7 @@ use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
 use crate::volume::machine::StateIn;
+use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::units::{BlockRange, SectorRange};
@@ -344,6 +345,12 @@ impl VolumePart {
             return;
         }
         let mirrored = old.as_ref().is_some_and(|old| old.mirror);
+        let peer_had_disk = old
+            .as_ref()
+            .is_none_or(|old| old.vector.peer_disk >= DiskState::Inconsistent);
+        if !peer_had_disk && snapshot.vector.peer_disk >= DiskState::Inconsistent {
+            self.link.sender_diskless = false;
+        }
         let same_link = old.as_ref().and_then(|old| old.connection) == snapshot.connection;
         if mirrored && same_link && !snapshot.mirror && snapshot.connection.is_some() {
             self.mirroring_stopped();

@@ -192,29 +192,6 @@ impl StatePart {
         }
     }
 
-    pub(super) fn peer_state(&self) -> PeerState {
-        let vector = self.vector();
-        // A disk that is not yet offered (A13 is being written) is still being attached, for the peer.
-        let offered = self
-            .attach
-            .as_ref()
-            .is_some_and(super::attach::Attaching::is_negotiating);
-        let disk = if vector.disk == DiskState::Negotiating && !offered {
-            DiskState::Attaching
-        } else {
-            vector.disk
-        };
-        PeerState {
-            number: self.current.number.0,
-            role: vector.role.number(),
-            connection: vector.connection.number(),
-            disk: disk.number(),
-            peer_disk: vector.peer_disk.number(),
-            suspended: vector.suspended.any(),
-            paused: vector.paused.own(),
-        }
-    }
-
     /// A disk is offered to the peer while connected (A14): the handshake decides.
     pub(super) fn offer_disk(&mut self, out: &mut Outbox<StateEffect>) {
         let Some(link) = self.link.as_mut() else { return };

@@ -315,6 +315,11 @@ impl StatePart {
         }
     }
 
+    /// The own disk state that the peer heard last.
+    pub(super) fn told_disk(&self) -> Option<u8> {
+        self.last_peer_state.map(|state| state.disk)
+    }
+
     /// The next own state is sent even if it is the same.
     pub(super) fn forget_sent_state(&mut self) {
         self.last_peer_state = None;
