@@ -42,6 +42,8 @@ impl Tells {
 
     /// The link is gone: no answer will come on it.
     pub fn link_lost(&mut self) {
+        // Nothing on the next connection may wait for it.
+        self.sent = TellNumber(0);
         self.outstanding.clear();
         self.recording.clear();
     }
