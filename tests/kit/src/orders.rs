@@ -194,6 +194,13 @@ impl World {
     /// Faults off, everybody back: the pair must get well by itself, answer everything, and hold the same right data.
     #[track_caller]
     pub fn settle(&mut self) {
+        self.recover();
+        self.check_quiet();
+    }
+
+    /// Faults off, everybody back: the pair must get well by itself.
+    #[track_caller]
+    pub fn recover(&mut self) {
         self.network.partitioned = false;
         for node in 0..2 {
             self.thaw(node);
@@ -225,7 +232,6 @@ impl World {
             "the pair does not get well\n{}",
             self.describe()
         );
-        self.check_quiet();
     }
 
     /// All requests are answered, no bit is set, every extent can still be written, both disks hold the same right data.

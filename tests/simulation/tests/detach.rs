@@ -4,15 +4,28 @@
 use mendblock_core::configuration::OnIoError;
 use mendblock_core::volume::machine::Command;
 use mendblock_core::volume::state::DiskState;
+use mendblock_kit::format;
 use mendblock_kit::world::World;
 use mendblock_simulation::load::Load;
 use mendblock_simulation::seeds::each_seed;
-use mendblock_storage::units::SectorRange;
+use mendblock_storage::units::{BlockRange, SectorRange};
 
 const X: u64 = 1500;
 
 fn block(block: u64) -> SectorRange {
     SectorRange::new(block * 8, 8).unwrap()
+}
+
+/// Whether some node knows, durably, that X is bad on A. If nobody does, only the drive does, and must say so again (E71).
+fn remembered(world: &World) -> bool {
+    let device_id = format::superblock(&world.nodes[0].device).device_id;
+    let own = world.nodes[0].health.health(device_id);
+    let own = own.is_some_and(|health| health.records.is_bad(BlockRange::single(X)));
+    own || world.nodes[1]
+        .bad_blocks
+        .peer
+        .iter()
+        .any(|range| range.contains(X))
 }
 
 /// E71 to E77: the node that detaches crashes (process or power) after each number of events of its detach.
@@ -45,11 +58,25 @@ fn crash_at_every_step_of_a_detach() {
             if power {
                 world.history.power_lost();
             }
-            world.nodes[0].device.repair();
             let pause = world.random.u64(1..50_000_000);
             world.run_nanoseconds(pause);
+            if remembered(&world) {
+                // The drive remaps the block: it reads as zeroes.
+                world.nodes[0].device.repair();
+            }
             world.start(0);
-            world.settle();
+            world.recover();
+            if !world.nodes[0].bad_blocks.own.is_empty() {
+                // It came back as source (the peer had not heard of the error): a client's overwrite heals the block.
+                world.order_ok(0, Command::Primary { force: false });
+                let client = world.open_client(0);
+                world.read(0, client, block(X));
+                world.write(0, client, block(X), false);
+                world.run_until("the block is healed", 60_000, |world| {
+                    world.nodes[0].bad_blocks.own.is_empty() && world.nodes[1].bad_blocks.peer.is_empty()
+                });
+            }
+            world.check_quiet();
             assert_eq!(world.client_errors, Vec::<String>::new(), "step {step}");
         }
     });
