@@ -3,7 +3,6 @@
 use crate::device::Device;
 use crate::format;
 use crate::node::{Node, Table};
-use crate::wiring::{SINGLE, make};
 use crate::world::{World, part};
 use mendblock_core::configuration::OnIoError;
 use mendblock_core::identity::ClientId;
@@ -34,9 +33,7 @@ impl World {
         here.life += 1;
         here.up = true;
         here.configuration.process_id = process_id;
-        for name in SINGLE {
-            make(self, node, part(name));
-        }
+        crate::wiring::make_all(self, node);
     }
 
     /// Starts the process, attaches the disk and connects.

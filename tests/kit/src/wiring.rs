@@ -210,6 +210,17 @@ pub(crate) fn make(world: &mut World, node: usize, address: Address) {
     }
 }
 
+/// All parts of a process that starts: every one of them is there before the first says a word.
+pub(crate) fn make_all(world: &mut World, node: usize) {
+    world.booting = Some(Vec::new());
+    for name in SINGLE {
+        make(world, node, (name, ClientId(0)));
+    }
+    for begin in world.booting.take().into_iter().flatten() {
+        begin(world);
+    }
+}
+
 /// Puts a new part into its slot and gives it its first messages, before anything that is delivered.
 fn born<P: Wired>(
     world: &mut World,
@@ -224,12 +235,18 @@ fn born<P: Wired>(
     slot.wake = None;
     let generation = slot.generation;
     slot.part = Some(make(generation));
-    world.step::<P>(node, address, |part, cx, out| {
-        part.start(cx, out);
-        for message in initial {
-            part.on(cx, message, out);
-        }
-    });
+    let begin = move |world: &mut World| {
+        world.step::<P>(node, address, |part, cx, out| {
+            part.start(cx, out);
+            for message in initial {
+                part.on(cx, message, out);
+            }
+        });
+    };
+    match world.booting.as_mut() {
+        Some(beginnings) => beginnings.push(Box::new(begin)),
+        None => begin(world),
+    }
     generation
 }
 

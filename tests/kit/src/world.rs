@@ -57,6 +57,9 @@ struct Scheduled {
     event: Event,
 }
 
+/// First step of a part.
+pub(crate) type Beginning = Box<dyn FnOnce(&mut World)>;
+
 /// The two nodes and everything between them.
 pub struct World {
     /// Where it all comes from.
@@ -80,6 +83,8 @@ pub struct World {
     /// Last command.
     pub last_command: u64,
     pub(crate) last_number: u64,
+    /// First steps of the parts of a process that is being started.
+    pub(crate) booting: Option<Vec<Beginning>>,
     queue: BTreeMap<(u64, u64), Scheduled>,
     scheduled: u64,
     channels: BTreeMap<(usize, u64, Address, Address), u64>,
@@ -108,6 +113,7 @@ impl World {
             trace: std::env::var_os("TRACE").is_some(),
             last_command: 0,
             last_number: 0,
+            booting: None,
             queue: BTreeMap::new(),
             scheduled: 0,
             channels: BTreeMap::new(),
