@@ -120,6 +120,8 @@ impl World {
         here.snapshot = None;
         here.clients.clear();
         here.started.clear();
+        here.bad_blocks = std::sync::Arc::default();
+        here.set_bits = 0;
         self.forget(node);
     }
 
