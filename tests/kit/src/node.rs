@@ -102,6 +102,13 @@ pub struct InKernel {
     pub held: bool,
 }
 
+impl InKernel {
+    /// A read of data that a hanging disk holds.
+    pub fn is_held_read(&self) -> bool {
+        self.held && matches!(self.token, Token::Data(_, Some(_), false))
+    }
+}
+
 /// The `Device` port's table.
 #[derive(Default)]
 pub struct Table {

@@ -17,7 +17,7 @@ use mendblock_core::volume::machine::StateEffect;
 
 impl World {
     /// A message from a part's own port.
-    pub(crate) fn from_port(&mut self, node: usize, name: PartName, message: To) {
+    pub(crate) fn port_says(&mut self, node: usize, name: PartName, message: To) {
         self.send(node, port_of(part(name)), message);
     }
 
@@ -65,7 +65,7 @@ impl World {
             .health
             .write(write.device_id, write.slot, &write.bytes);
         let sequence = write.sequence;
-        self.from_port(
+        self.port_says(
             node,
             PartName::Bitmap,
             To::Bitmap(BitmapIn::HealthWritten { sequence, result }),
@@ -102,7 +102,7 @@ impl World {
             exit_code: Some(exit_code),
             outcome: format!("exit code {exit_code}"),
         };
-        self.from_port(node, PartName::Helper, To::Helper(ended));
+        self.port_says(node, PartName::Helper, To::Helper(ended));
     }
 
     pub(crate) fn resync(&mut self, node: usize, effect: ResyncEffect) {

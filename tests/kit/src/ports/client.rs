@@ -29,7 +29,7 @@ impl World {
         if let Some(port) = self.nodes[node].clients.get_mut(&client) {
             port.gone = true;
         }
-        self.to_session(node, client, ClientIn::Gone);
+        self.tell_session(node, client, ClientIn::Gone);
     }
 
     /// A client writes a fresh value.
@@ -104,11 +104,11 @@ impl World {
             },
         );
         self.note(node, || format!("CLIENT {client} {request:?} {write:?}"));
-        self.to_session(node, client, ClientIn::Received(vec![request]));
+        self.tell_session(node, client, ClientIn::Received(vec![request]));
         sequence
     }
 
-    fn to_session(&mut self, node: usize, client: ClientId, message: ClientIn) {
+    fn tell_session(&mut self, node: usize, client: ClientId, message: ClientIn) {
         self.send(
             node,
             port_of((PartName::Client, client)),
@@ -125,14 +125,14 @@ impl World {
                     .values()
                     .map(|open| open.request.clone())
                     .collect();
-                self.to_session(node, client, ClientIn::Replayed { generation, requests });
+                self.tell_session(node, client, ClientIn::Replayed { generation, requests });
             }
             ClientEffect::Deliver(answers) => {
                 let sequences = answers.iter().map(|answer| answer.sequence).collect();
                 for answer in answers {
                     self.answered(node, client, answer);
                 }
-                self.to_session(node, client, ClientIn::Delivered(sequences));
+                self.tell_session(node, client, ClientIn::Delivered(sequences));
             }
             ClientEffect::Close => {
                 self.nodes[node].parts.clients.remove(&client);

@@ -24,7 +24,7 @@ impl World {
                     .in_kernel
                     .values_mut()
                     .for_each(|entry| entry.quarantined = true);
-                self.from_port(node, PartName::Disk, To::Disk(DiskIn::Closed));
+                self.port_says(node, PartName::Disk, To::Disk(DiskIn::Closed));
             }
             DiskEffect::Submit { token, operation, .. } => self.submit(node, token, operation),
             DiskEffect::Forget { number } => {
@@ -47,7 +47,7 @@ impl World {
                 backend: "simulated",
             })
         };
-        self.from_port(node, PartName::Disk, To::Disk(DiskIn::Opened { query, result }));
+        self.port_says(node, PartName::Disk, To::Disk(DiskIn::Opened { query, result }));
     }
 
     fn submit(&mut self, node: usize, token: Token, operation: PortOperation) {
@@ -57,7 +57,7 @@ impl World {
                 error: Some((ErrorNumber(0), ENODEV)),
                 buffer: None,
             };
-            return self.from_port(node, PartName::Disk, To::Disk(DiskIn::Completed(vec![gone])));
+            return self.port_says(node, PartName::Disk, To::Disk(DiskIn::Completed(vec![gone])));
         }
         let number = self.number();
         let entry = InKernel {
@@ -105,7 +105,7 @@ impl World {
             error,
             buffer,
         };
-        self.from_port(
+        self.port_says(
             node,
             PartName::Disk,
             To::Disk(DiskIn::Completed(vec![completion])),
@@ -128,13 +128,13 @@ impl World {
         }
     }
 
-    /// Of the operations that a hanging disk holds, the first ends.
+    /// Of the reads of data that a hanging disk holds, the first ends.
     pub fn release_first(&mut self, node: usize) {
         let held = self.nodes[node]
             .table
             .in_kernel
             .iter()
-            .find(|(_, entry)| entry.held);
+            .find(|(_, entry)| entry.is_held_read());
         let Some(number) = held.map(|(&number, _)| number) else {
             return;
         };

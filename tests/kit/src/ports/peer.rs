@@ -18,14 +18,14 @@ impl World {
         }
     }
 
-    fn to_peer_part(&mut self, node: usize, message: PeerIn) {
-        self.from_port(node, PartName::Peer, To::Peer(message));
+    fn tell_peer_part(&mut self, node: usize, message: PeerIn) {
+        self.port_says(node, PartName::Peer, To::Peer(message));
     }
 
     pub(crate) fn dialled(&mut self, node: usize) {
         let other = 1 - node;
         if self.network.partitioned || !self.nodes[other].up {
-            return self.to_peer_part(
+            return self.tell_peer_part(
                 node,
                 PeerIn::DialFailed {
                     text: "connection refused".to_owned(),
@@ -51,7 +51,7 @@ impl World {
             },
         );
         let address = self.nodes[other].configuration.node_name.clone();
-        self.to_peer_part(
+        self.tell_peer_part(
             node,
             PeerIn::SocketUp {
                 socket,
@@ -107,7 +107,7 @@ impl World {
             end.announced = true;
         }
         match frame {
-            Some(frame) if announced => self.to_peer_part(
+            Some(frame) if announced => self.tell_peer_part(
                 node,
                 PeerIn::Received {
                     socket,
@@ -123,7 +123,7 @@ impl World {
                 text: "connection closed by the peer".to_owned(),
                 protocol_error: false,
             };
-            self.to_peer_part(node, down);
+            self.tell_peer_part(node, down);
         }
     }
 
@@ -133,7 +133,7 @@ impl World {
             return;
         };
         let (address, hello) = (hello.node_name.clone(), Some(hello.clone()));
-        self.to_peer_part(
+        self.tell_peer_part(
             node,
             PeerIn::SocketUp {
                 socket,
@@ -148,7 +148,7 @@ impl World {
                 text: "connection closed by the peer".to_owned(),
                 protocol_error: false,
             };
-            self.to_peer_part(node, down);
+            self.tell_peer_part(node, down);
         }
     }
 

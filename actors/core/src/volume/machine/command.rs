@@ -183,12 +183,9 @@ impl StatePart {
 
     /// Goes on with the running command if what it waited for has come.
     pub(super) fn advance_command(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let Some(running) = self.running.as_ref() else {
-            return;
-        };
-        let command = match running.stage {
-            Stage::Transient => running.command.clone(),
-            Stage::Stored => return self.promotion_stored(true, cx, out),
+        let command = match self.running.as_ref() {
+            Some(running) if running.stage == Stage::Transient => running.command.clone(),
+            Some(running) if running.stage == Stage::Stored => return self.promotion_stored(true, cx, out),
             _ => return,
         };
         match command {
