@@ -47,14 +47,8 @@ fn trouble(world: &mut World, load: &Load) {
             }
         }
         6 => {
-            if world.random.bool() {
-                world.command(
-                    secondary,
-                    Command::Detach {
-                        force: world.random.clone().bool(),
-                    },
-                );
-            }
+            let force = world.random.bool();
+            world.order(secondary, Command::Detach { force });
         }
         _ => {
             let client = load.clients[world.random.usize(0..load.clients.len())];
