@@ -45,8 +45,8 @@ pub struct BitmapPart {
     /// Meta-data operations that were sent and have not come back (repeated to a new disk part).
     outstanding: BTreeMap<u64, MetaKind>,
     next: u64,
-    published: BadBlocks,
-    publish: bool,
+    pub(super) published: BadBlocks,
+    pub(super) publish: bool,
     bits: u64,
     /// A new generation reads the bitmap again before it does anything else; messages wait meanwhile.
     recovering: Option<Recovering>,
@@ -302,6 +302,8 @@ impl BitmapPart {
         out: &mut Outbox<BitmapEffect>,
     ) {
         match part {
+            // The disk part that was asked is dead.
+            PartName::Disk if matches!(self.recovering, Some(Recovering::Table(_))) => self.ask_table(out),
             PartName::Disk => {
                 let query = Query(self.number());
                 out.send(To::Disk(DiskIn::QueryTable {

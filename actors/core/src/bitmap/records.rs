@@ -160,6 +160,8 @@ impl BitmapPart {
         for part in parts {
             if loaded.map.clear(part, proof.clone()) > 0 {
                 self.pages.cleared = true;
+                // A block whose bit went may be read from the peer again.
+                self.publish |= !self.published.peer.is_empty();
             }
         }
     }

@@ -88,9 +88,9 @@ impl Part for ClientPart {
                             what: format!("client {client} repeated {} requests", requests.len()),
                         });
                     }
-                    if !requests.is_empty() {
-                        out.send(To::Volume(VolumeIn::Requests { client, requests }));
-                    }
+                    // Also when there is none: what the replay does not name is in the port, though its confirmation may
+                    // have died with a session.
+                    out.send(To::Volume(VolumeIn::Requests { client, requests }));
                     out.send(To::Volume(VolumeIn::ReplayEnd { client, generation }));
                 }
             }

@@ -68,6 +68,7 @@ impl VolumePart {
 
     pub(super) fn client_gone(&mut self, client: ClientId) {
         self.clients.remove(&client);
+        self.last_batch.remove(&client);
         self.recovery.client_gone(client);
         let places: Vec<(ClientId, Sequence)> = self
             .confirming
@@ -93,6 +94,9 @@ impl VolumePart {
             return;
         };
         if self.recovery.is_collecting() {
+            return;
+        }
+        if self.link_is_stale() && matches!(request.origin, Origin::Client { .. } | Origin::Fetch { .. }) {
             return;
         }
         let (origin, range) = (request.origin, request.range());

@@ -138,9 +138,7 @@ impl VolumePart {
             && outcome == MarkOutcome::Durable
             && self.connection().is_none()
         {
-            for range in mark.ranges {
-                self.marks.remember(range);
-            }
+            self.marks.remember(&mark);
         }
     }
 }

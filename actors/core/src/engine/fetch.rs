@@ -126,7 +126,10 @@ impl VolumePart {
             return;
         };
         let end = match (request.local, request.net) {
-            (Local::Done, Net::Done(_)) => self.fetched(range),
+            // On a later connection the source may have newer data than what was fetched before.
+            (Local::Done, Net::Done(of)) if self.connection() == Some(of) && !self.link_is_stale() => {
+                self.fetched(range)
+            }
             (Local::Failed(..), _) => JobEnd::WriteFailed,
             (_, Net::Failed(_)) => JobEnd::SourceCannot,
             _ => JobEnd::Cancelled,
@@ -154,7 +157,10 @@ impl VolumePart {
         {
             return;
         }
-        let both = matches!(request.net, Net::Done(_));
+        let both = match request.net {
+            Net::Done(connection) => Some(connection),
+            _ => None,
+        };
         let work = Work::Verify {
             range: *range,
             expected: buffer.clone(),
@@ -203,9 +209,15 @@ impl VolumePart {
             return;
         };
         if let (Local::Done, Some(blocks)) = (request.local, range.covered_blocks(self.sectors())) {
+            // A link that was lost meanwhile has marked the write as lacking at the peer: that bit stays.
+            let both = both.is_some() && both == self.connection() && !self.link_is_stale();
             self.batch
                 .cleared
                 .push((blocks, ClearReason::Overwritten { both }));
+            if both {
+                // The peer's bit goes as well (6.4).
+                self.frame(Message::ResyncWritten { ranges: vec![blocks] }, None);
+            }
         }
     }
 }

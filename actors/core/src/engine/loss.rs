@@ -28,6 +28,7 @@ impl VolumePart {
             return;
         }
         self.drop_parked(connection);
+        self.marks.forget_known();
         self.cut_off(Some(connection));
         let marks = self.owe_unretired(false);
         self.losing.connection = Some(connection);
@@ -36,6 +37,14 @@ impl VolumePart {
             // What the predecessor had sent is not known: everything that its log covers is owed (R16).
             self.recovery.loss_before_settled();
         }
+    }
+
+    /// The state does not know yet that the connection it names is lost: what starts now would wait for it for ever, or be answered
+    /// by the rules of a connected pair.
+    pub(super) fn link_is_stale(&self) -> bool {
+        let lost = self.losing.connection.max(self.losing.retired);
+        self.connection()
+            .is_some_and(|connection| lost.is_some_and(|lost| connection <= lost))
     }
 
     /// Requests that waited for the peer go on without it.

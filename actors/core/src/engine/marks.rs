@@ -14,6 +14,8 @@ pub(super) struct Marks {
     /// Blocks whose lack at the peer is durably marked since the link was lost: a bit per block, by extent. Alone, a write to
     /// such a block needs no new mark.
     known: BTreeMap<u64, Box<[u64; 16]>>,
+    /// The last mark of the time in which bits were cleared: that it is durable says nothing about its bits.
+    before: MarkNumber,
 }
 
 impl Marks {
@@ -24,6 +26,7 @@ impl Marks {
             sent: MarkNumber(0),
             open: BTreeMap::new(),
             known: BTreeMap::new(),
+            before: MarkNumber(0),
         }
     }
 
@@ -60,8 +63,14 @@ impl Marks {
         self.open.values().cloned().collect()
     }
 
-    /// These blocks are durably marked as lacking at the peer.
-    pub fn remember(&mut self, range: BlockRange) {
+    /// The blocks of this mark are durably marked as lacking at the peer.
+    pub fn remember(&mut self, mark: &Mark) {
+        if mark.number > self.before {
+            mark.ranges.iter().for_each(|&range| self.know(range));
+        }
+    }
+
+    fn know(&mut self, range: BlockRange) {
         for block in range.iter() {
             let words = self
                 .known
@@ -82,8 +91,9 @@ impl Marks {
         })
     }
 
-    /// A connection came up: bits will be cleared from now on.
+    /// A connection came up, or was lost: bits are cleared from now on, or were until now.
     pub fn forget_known(&mut self) {
+        self.before = self.last;
         self.known.clear();
     }
 }

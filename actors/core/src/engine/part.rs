@@ -19,6 +19,7 @@ use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
 use crate::volume::machine::StateIn;
+use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::units::{BlockRange, SectorRange};
@@ -83,6 +84,8 @@ pub struct VolumePart {
     pub(super) clients: BTreeMap<ClientId, BTreeMap<Sequence, Known>>,
     /// Locks of answered writes, until the session has the answer (R19): (client, sequence) → place.
     pub(super) confirming: BTreeMap<(ClientId, Sequence), u64>,
+    /// The last requests of each client: at the end of a replay these are what its port holds.
+    pub(super) last_batch: BTreeMap<ClientId, Vec<Sequence>>,
     pub(super) bad: Arc<BadBlocks>,
     pub(super) unflushed: BTreeSet<u32>,
     /// The connection whose frames are taken; frames of a newer one wait until a snapshot names it.
@@ -95,6 +98,8 @@ pub struct VolumePart {
     pub(super) recovery: Recovery,
     pub(super) batch: Batch,
     pub(super) now: Instant,
+    /// A lock was given back in this step.
+    freed: bool,
     next: u64,
     touched_at: Instant,
 }
@@ -118,6 +123,7 @@ impl VolumePart {
             epochs: Epochs::new(generation.0),
             clients: BTreeMap::new(),
             confirming: BTreeMap::new(),
+            last_batch: BTreeMap::new(),
             bad: Arc::default(),
             unflushed: BTreeSet::new(),
             link: super::received::Incoming::default(),
@@ -131,6 +137,7 @@ impl VolumePart {
             now: Instant(0),
             // Numbers of requests go over the wire: unique over all generations.
             next: generation.0 << 40,
+            freed: false,
             touched_at: Instant(0),
         }
     }
@@ -160,6 +167,7 @@ impl VolumePart {
     }
 
     pub(super) fn unlock(&mut self, id: u64) {
+        self.freed = true;
         self.locks.leave(id);
     }
 
@@ -220,6 +228,8 @@ impl VolumePart {
             self.recovery.collect(client, requests);
             return;
         }
+        self.last_batch
+            .insert(client, requests.iter().map(|request| request.sequence).collect());
         for request in requests {
             self.admit(client, request, out);
         }
@@ -228,17 +238,20 @@ impl VolumePart {
     /// What a step ends with: batches go out, then what has become possible starts.
     fn finish(&mut self, out: &mut Outbox<VolumeEffect>) {
         loop {
+            self.freed = false;
             self.start_waiting(out);
             self.settle_all(out);
             self.retire_all(out);
-            if !self.close_under_pressure() {
+            self.close_under_pressure();
+            self.advance_recovery(out);
+            self.advance_drain(out);
+            self.advance_losing(out);
+            self.advance_quiescing(out);
+            // What ended may have stood in the way of what waits, and nothing else may ever come to wake it.
+            if !self.freed {
                 break;
             }
         }
-        self.advance_recovery(out);
-        self.advance_drain(out);
-        self.advance_losing(out);
-        self.advance_quiescing(out);
         self.flush_batch(out);
     }
 
@@ -255,14 +268,12 @@ impl VolumePart {
     }
 
     /// Activity-log pressure, quiescing and full epochs close the present epoch at once.
-    fn close_under_pressure(&mut self) -> bool {
+    fn close_under_pressure(&mut self) {
         let pressure = self.extents.is_revoking() || !self.quiescing.is_empty() || self.drained.is_wanted();
         let full = self.epochs.writes() >= self.configuration.max_epoch_size.max(1);
-        if !(pressure || full) || self.connection().is_none() || self.epochs.writes() == 0 {
-            return false;
+        if (pressure || full) && self.connection().is_some() && self.epochs.writes() > 0 {
+            self.close_epoch();
         }
-        self.close_epoch();
-        false
     }
 
     pub(super) fn close_epoch(&mut self) {
@@ -334,6 +345,12 @@ impl VolumePart {
             return;
         }
         let mirrored = old.as_ref().is_some_and(|old| old.mirror);
+        let peer_had_disk = old
+            .as_ref()
+            .is_none_or(|old| old.vector.peer_disk >= DiskState::Inconsistent);
+        if !peer_had_disk && snapshot.vector.peer_disk >= DiskState::Inconsistent {
+            self.link.sender_diskless = false;
+        }
         let same_link = old.as_ref().and_then(|old| old.connection) == snapshot.connection;
         if mirrored && same_link && !snapshot.mirror && snapshot.connection.is_some() {
             self.mirroring_stopped();

@@ -1,14 +1,15 @@
 //! A new generation of the volume part (R9, R14 to R17), and what a neighbour's death means here.
 
-use super::part::VolumePart;
+use super::part::{Known, VolumePart};
 use super::request::Local;
 use super::{ClientRequest, VolumeEffect};
 use crate::activity::ActivityIn;
 use crate::bitmap::{BitmapIn, MarkReason};
 use crate::disk::{DataOperation, DiskIn, TableAnswer};
 use crate::fact::Fact;
-use crate::identity::{ClientId, ConnectionNumber, MarkNumber, OperationId, PartGeneration, Query};
+use crate::identity::{ClientId, ConnectionNumber, MarkNumber, OperationId, PartGeneration, Query, Sequence};
 use crate::part::{Outbox, PartName, To};
+use crate::peer::PeerIn;
 use mendblock_net::wire::message::Message;
 use std::collections::BTreeSet;
 
@@ -156,9 +157,30 @@ impl VolumePart {
     }
 
     pub(super) fn replay_ended(&mut self, client: ClientId, generation: PartGeneration) {
-        if generation == self.generation {
-            self.recovery.replay_ended(client);
+        if generation != self.generation {
+            return;
         }
+        if self.recovery.is_collecting() {
+            self.recovery.replay_ended(client);
+        } else {
+            self.confirmed_by_replay(client);
+        }
+    }
+
+    /// Answers that a replay does not ask for again are in the port: their confirmation died with a session.
+    fn confirmed_by_replay(&mut self, client: ClientId) {
+        let Some(asked) = self.last_batch.remove(&client) else {
+            return;
+        };
+        let delivered: Vec<Sequence> = self
+            .clients
+            .get(&client)
+            .into_iter()
+            .flatten()
+            .filter(|(sequence, known)| matches!(known, Known::Answered(_)) && !asked.contains(sequence))
+            .map(|(&sequence, _)| sequence)
+            .collect();
+        self.confirmed(client, &delivered);
     }
 
     /// The table: operations of predecessors become locks; own ones that it does not name are submitted again (R9).
@@ -311,6 +333,19 @@ impl VolumePart {
                 out.send(To::Bitmap(BitmapIn::MarksUpTo {
                     number: self.marks.last_sent(),
                     generation,
+                }));
+                if !self.recovery.bitmap {
+                    // The one that was told of this generation is dead: it does not answer any more.
+                    out.send(To::Bitmap(BitmapIn::Restarted {
+                        part: PartName::Volume,
+                        generation: self.generation,
+                    }));
+                }
+            }
+            PartName::Peer if self.recovery.peer.is_none() => {
+                out.send(To::Peer(PeerIn::Restarted {
+                    part: PartName::Volume,
+                    generation: self.generation,
                 }));
             }
             PartName::ActivityLog => {

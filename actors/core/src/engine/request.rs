@@ -31,7 +31,7 @@ pub(super) enum Origin {
     /// This node is the target of a resync.
     Fetch { job: u64 },
     /// A block of the bad-block list was overwritten whole: is it readable again?
-    Verify { both: bool },
+    Verify { both: Option<ConnectionNumber> },
 }
 
 /// What is to be done.

@@ -29,6 +29,8 @@ enum Stage {
     Pages(Query),
     /// The superblock is being written.
     Storing,
+    /// It is written; the new role waits until a handshake has ended.
+    Stored,
     /// The connection is being established.
     Connecting,
 }
@@ -57,7 +59,7 @@ impl Running {
 
     pub fn waits_for(&self) -> &'static str {
         match self.stage {
-            Stage::Transient => "a transient state to pass",
+            Stage::Transient | Stage::Stored => "a transient state to pass",
             Stage::Asked(_) => "the peer's consent",
             Stage::Quiescing(_) => "writes in flight to be stable on both nodes",
             Stage::Pages(_) => "changed bitmap pages",
@@ -181,15 +183,10 @@ impl StatePart {
 
     /// Goes on with the running command if what it waited for has come.
     pub(super) fn advance_command(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        if self
-            .running
-            .as_ref()
-            .is_none_or(|running| running.stage != Stage::Transient)
-        {
-            return;
-        }
-        let Some(command) = self.running.as_ref().map(|running| running.command.clone()) else {
-            return;
+        let command = match self.running.as_ref() {
+            Some(running) if running.stage == Stage::Transient => running.command.clone(),
+            Some(running) if running.stage == Stage::Stored => return self.promotion_stored(true, cx, out),
+            _ => return,
         };
         match command {
             Command::Primary { force } => self.begin_promotion(force, cx, out),
@@ -377,7 +374,7 @@ impl StatePart {
         _cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if !self.is_at(Stage::Storing) {
+        if !self.is_at(Stage::Storing) && !self.is_at(Stage::Stored) {
             return;
         }
         let peer_serves = self.connected_now() && self.vector().peer_disk == DiskState::UpToDate;
@@ -407,6 +404,7 @@ impl StatePart {
                 }
                 self.answer(done("role is Primary".to_owned()), out);
             }
+            Err(Refusal::InTransientState) => self.stage(Stage::Stored),
             Err(refusal) => self.answer(refused(&refusal, None), out),
         }
     }

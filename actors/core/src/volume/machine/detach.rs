@@ -67,6 +67,8 @@ pub(super) struct DetachRun {
     bitmap: Task,
     bitmap_ok: bool,
     superblock: Task,
+    /// D9's superblock waits for one that is still in the kernel: that one would land on top of it.
+    last_waits: bool,
     health_lost: bool,
     diskless: bool,
     commands: Vec<u64>,
@@ -201,6 +203,7 @@ impl StatePart {
             bitmap: Task::Due,
             bitmap_ok: false,
             superblock: Task::Due,
+            last_waits: false,
             health_lost: false,
             diskless: false,
             commands: Vec::new(),
@@ -228,6 +231,7 @@ impl StatePart {
         self.start_late_health(cx, out);
         self.start_bitmap(cx, out);
         self.start_superblock(cx, out);
+        self.continue_superblock(out);
         self.settle_loss(cx, out);
         self.become_diskless(cx, out);
         self.current.reasons.detaching = self
@@ -536,7 +540,24 @@ impl StatePart {
             return;
         }
         detach.superblock = Task::Running(number, cx.now.after_ms(timeout));
-        self.write_last_superblock(number, wanted, out);
+        detach.last_waits = true;
+        self.continue_superblock(out);
+    }
+
+    fn continue_superblock(&mut self, out: &mut Outbox<StateEffect>) {
+        let last_copy = !(self.vector().connection.is_connected_or_better()
+            && self.vector().peer_disk == DiskState::UpToDate);
+        let in_kernel = self.store.writes_superblock();
+        let (Some(detach), Some(flags)) = (self.detach.as_mut(), self.disk.as_ref()) else {
+            return;
+        };
+        let Task::Running(number, _) = detach.superblock else {
+            return;
+        };
+        if !in_kernel && std::mem::take(&mut detach.last_waits) {
+            let wanted = superblock_at_the_end(detach, flags.superblock.flags, last_copy);
+            self.write_last_superblock(number, wanted, out);
+        }
     }
 
     fn write_last_superblock(

@@ -8,11 +8,19 @@ use crate::bitmap::HeaderChange;
 use crate::fact::Fact;
 use crate::part::{Context, Outbox};
 use crate::volume::generations::identifiers::Generation;
-use crate::volume::state::{DiskState, Role};
+use crate::volume::state::{ConnectionState, DiskState, Role};
 
 impl StatePart {
     fn source_open(&self) -> Option<Generation> {
         self.health.source_open.map(Generation)
+    }
+
+    /// The connection ends. As long as the sync id was not sent, a node that is to be the target has not finished, so it cannot hold
+    /// `current`: RENAME need not push it, and after a few connections that end early the base would be pushed out of the history.
+    pub(super) fn source_was_not_opened(&mut self) {
+        if self.vector().connection == ConnectionState::WFBitMapS {
+            self.health.source_open = None;
+        }
     }
 
     /// NEW, or RENAME where `bm` is in use. What must wait for its durability is stored by the caller.

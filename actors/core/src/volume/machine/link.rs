@@ -105,6 +105,8 @@ impl StatePart {
             }));
             return;
         }
+        let mut lists = std::mem::take(&mut self.early_lists);
+        lists.retain(|(of, _)| *of == connection);
         self.link = Some(Link {
             connection,
             resolver,
@@ -112,9 +114,9 @@ impl StatePart {
             sizes: None,
             generations: None,
             state: None,
-            bad: KnownBad::default(),
+            bad: lists.last().map(|(_, bad)| *bad).unwrap_or_default(),
             rounds: 1,
-            merged: 0,
+            merged: lists.len() as u32,
             sent_identifiers: self.current.identifiers,
             decided: false,
             until: Some(cx.now.after_ms(self.configuration.detach_step_timeout)),
@@ -190,29 +192,6 @@ impl StatePart {
         }
     }
 
-    pub(super) fn peer_state(&self) -> PeerState {
-        let vector = self.vector();
-        // A disk that is not yet offered (A13 is being written) is still being attached, for the peer.
-        let offered = self
-            .attach
-            .as_ref()
-            .is_some_and(super::attach::Attaching::is_negotiating);
-        let disk = if vector.disk == DiskState::Negotiating && !offered {
-            DiskState::Attaching
-        } else {
-            vector.disk
-        };
-        PeerState {
-            number: self.current.number.0,
-            role: vector.role.number(),
-            connection: vector.connection.number(),
-            disk: disk.number(),
-            peer_disk: vector.peer_disk.number(),
-            suspended: vector.suspended.any(),
-            paused: vector.paused.own(),
-        }
-    }
-
     /// A disk is offered to the peer while connected (A14): the handshake decides.
     pub(super) fn offer_disk(&mut self, out: &mut Outbox<StateEffect>) {
         let Some(link) = self.link.as_mut() else { return };
@@ -236,11 +215,7 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if self
-            .link
-            .as_ref()
-            .is_none_or(|link| link.connection != connection)
-        {
+        if self.link.as_ref().is_none_or(|link| link.connection > connection) {
             return;
         }
         match message {
@@ -413,6 +388,9 @@ impl StatePart {
             link.bad = KnownBad { own, peer };
             link.merged += 1;
             self.establish(cx, out);
+        } else if self.link.as_ref().is_none_or(|link| link.connection < connection) {
+            // The bitmap part may be faster than the peer part's word of the connection.
+            self.early_lists.push((connection, KnownBad { own, peer }));
         }
     }
 
@@ -775,11 +753,7 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if self
-            .link
-            .as_ref()
-            .is_none_or(|link| link.connection != connection)
-        {
+        if self.link.as_ref().is_none_or(|link| link.connection > connection) {
             return;
         }
         self.link = None;
@@ -787,6 +761,7 @@ impl StatePart {
             connection,
             cause: text.to_owned(),
         });
+        self.source_was_not_opened();
         let state = reason.state();
         self.fact(text, out, |v| v.connection = state);
         self.current.reasons.down = Some(reason);

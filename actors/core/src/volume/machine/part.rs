@@ -49,6 +49,8 @@ pub struct StatePart {
     pub(super) attach: Option<Attaching>,
     pub(super) detach: Option<DetachRun>,
     pub(super) link: Option<Link>,
+    /// Lists that were merged on a connection of which the peer part has not told yet.
+    pub(super) early_lists: Vec<(crate::identity::ConnectionNumber, super::link::KnownBad)>,
     pub(super) running: Option<Running>,
     pub(super) errors: super::errors::Errors,
     pub(super) sync: super::sync::Sync,
@@ -131,6 +133,7 @@ impl StatePart {
             attach: None,
             detach: None,
             link: None,
+            early_lists: Vec::new(),
             running: None,
             errors: super::errors::Errors::default(),
             sync: super::sync::Sync::default(),
@@ -317,6 +320,11 @@ impl StatePart {
                 out,
             );
         }
+    }
+
+    /// The own disk state that the peer heard last.
+    pub(super) fn told_disk(&self) -> Option<u8> {
+        self.last_peer_state.map(|state| state.disk)
     }
 
     /// The next own state is sent even if it is the same.

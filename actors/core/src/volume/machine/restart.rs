@@ -52,6 +52,7 @@ impl StatePart {
                     text: "the state actor was restarted".to_owned(),
                 }));
             }
+            self.source_was_not_opened();
             self.fact("the state actor was restarted", out, |v| {
                 v.connection = ConnectionState::NetworkFailure
             });

@@ -68,6 +68,8 @@ pub(super) struct Store {
     pages_written: bool,
     /// Flags of the last superblock that was handed to the disk.
     written_flags: Flags,
+    /// A write that was under way when the disk was given up: it may still land.
+    left_behind: Option<u64>,
 }
 
 impl Store {
@@ -82,14 +84,27 @@ impl Store {
     /// The disk is being given up: nothing more is written from here; what waited fails.
     pub fn abandon(&mut self) -> Vec<Then> {
         let mut thens = std::mem::take(&mut self.thens);
+        let mut left_behind = self.left_behind;
         if let Some(write) = self.running.take() {
+            left_behind = left_behind.or(write.disk.is_none().then_some(write.number));
             thens.extend(write.thens);
         }
         *self = Self {
             written_flags: self.written_flags,
+            left_behind,
             ..Self::default()
         };
         thens
+    }
+
+    /// A superblock write may still land.
+    pub fn writes_superblock(&self) -> bool {
+        self.left_behind.is_some()
+    }
+
+    /// The operations that a new disk part knows: what it does not name has ended, or never began.
+    pub fn left_behind_if(&mut self, named: impl Fn(u64) -> bool) {
+        self.left_behind = self.left_behind.filter(|&number| named(number));
     }
 }
 
@@ -252,6 +267,7 @@ impl StatePart {
         if completion.generation != self.generation {
             return;
         }
+        self.store.left_behind_if(|number| number != completion.number);
         if let Some(write) = self
             .store
             .running
@@ -343,6 +359,7 @@ impl StatePart {
             .filter(|(generation, _)| *generation == self.generation)
             .map(|(_, number)| *number)
             .collect();
+        self.store.left_behind_if(|number| in_kernel.contains(&number));
         let waiting = self
             .store
             .running

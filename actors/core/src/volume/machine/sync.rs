@@ -36,6 +36,8 @@ pub(super) struct Sync {
     /// "Outdated since", being written by a node without a disk.
     pub outdated_note: Option<(Query, u64)>,
     /// "Source open" is being written: START-SOURCE follows.
+    /// The exchange of this resync was ordered.
+    exchange_ordered: bool,
     source_open: Option<(Query, ConnectionNumber)>,
     /// The volume part is asked to take up that writes wait: the question, and whether it went out.
     fence: Option<(Query, bool)>,
@@ -100,6 +102,7 @@ impl StatePart {
     /// WFBitMapS or WFBitMapT was entered.
     pub(super) fn begin_sync(&mut self, full: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         self.sync.full = full;
+        self.sync.exchange_ordered = false;
         if full {
             // The mark first: a crash between it and the last page sets everything again.
             self.set_full_sync(true);
@@ -165,6 +168,10 @@ impl StatePart {
     /// Bitmaps are exchanged when the volume part has taken up that writes wait, and its marks are known: a bit that is set
     /// behind the exchange would never reach the target.
     fn exchange(&mut self, _out: &mut Outbox<StateEffect>) {
+        // A superblock write of a connection before this one may end only now: one exchange is enough.
+        if std::mem::replace(&mut self.sync.exchange_ordered, true) {
+            return;
+        }
         let query = self.query();
         self.sync.fence = Some((query, false));
     }

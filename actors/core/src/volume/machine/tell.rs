@@ -8,7 +8,7 @@ use crate::identity::{ConnectionNumber, TellNumber};
 use crate::part::{Outbox, To};
 use crate::peer::PeerIn;
 use crate::volume::state::{DiskState, Role};
-use mendblock_net::wire::message::{Message, WireRecord};
+use mendblock_net::wire::message::{Message, PeerState, WireRecord};
 use std::collections::BTreeMap;
 
 /// Tells to the peer, and from it.
@@ -42,6 +42,8 @@ impl Tells {
 
     /// The link is gone: no answer will come on it.
     pub fn link_lost(&mut self) {
+        // Nothing on the next connection may wait for it.
+        self.sent = TellNumber(0);
         self.outstanding.clear();
         self.recording.clear();
     }
@@ -52,6 +54,35 @@ impl Tells {
 }
 
 impl StatePart {
+    pub(super) fn peer_state(&self) -> PeerState {
+        let vector = self.vector();
+        // A disk that is not yet offered (A13 is being written) is still being attached, for the peer.
+        let offered = self
+            .attach
+            .as_ref()
+            .is_some_and(super::attach::Attaching::is_negotiating);
+        let disk = if vector.disk == DiskState::Negotiating && !offered {
+            DiskState::Attaching
+        } else {
+            vector.disk
+        };
+        // Nothing is told while the handler runs (T2): it may power this node off on purpose.
+        let silent = self
+            .detach
+            .as_ref()
+            .is_some_and(super::detach::DetachRun::holds_writes);
+        let told = self.told_disk().filter(|_| silent && disk == DiskState::Failed);
+        PeerState {
+            number: self.current.number.0,
+            role: vector.role.number(),
+            connection: vector.connection.number(),
+            disk: told.unwrap_or(disk.number()),
+            peer_disk: vector.peer_disk.number(),
+            suspended: vector.suspended.any(),
+            paused: vector.paused.own(),
+        }
+    }
+
     /// Sends a tell now if the link is up (and no helper forbids it); true if it was sent.
     pub(super) fn tell(
         &mut self,

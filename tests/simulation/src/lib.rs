@@ -1,0 +1,4 @@
+//! What all simulation tests share: seeds, and how a failure says how to replay it.
+
+pub mod load;
+pub mod seeds;
