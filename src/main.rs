@@ -3,7 +3,7 @@
 use clap::Parser;
 use mendblock::admin::exit;
 use mendblock::cli::{Cli, Command, ConfigurationFile, run};
-use mendblock::offline;
+use mendblock::{node, offline};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -42,7 +42,8 @@ fn execute(command: &Command) -> Result<u8, Box<dyn std::error::Error>> {
             &mut std::io::stdout().lock(),
             &mut std::io::stderr(),
         )),
-        Command::Node(_) | Command::Demo(_) => Err(
+        Command::Node(arguments) => Ok(node::run(arguments)),
+        Command::Demo(_) => Err(
             "this build has the administration commands only: use a full build of mendblock for this one"
                 .into(),
         ),

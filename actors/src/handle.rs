@@ -33,10 +33,7 @@ impl<P: Part + Unpin + 'static> Clone for Handle<P> {
     }
 }
 
-impl<P: Part + Unpin + 'static> Handle<P>
-where
-    P::In: Send + 'static,
-{
+impl<P: Part + Unpin + 'static> Handle<P> {
     /// A slot and the handle on it.
     pub fn new() -> (Slot<P>, Self) {
         let (slot, receiver) = watch::channel(None);

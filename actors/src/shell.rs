@@ -73,10 +73,10 @@ pub struct Shell<P: Part + 'static> {
     hung: bool,
 }
 
-impl<P: Part + Unpin + 'static> Shell<P>
-where
-    P::In: Send + 'static,
-{
+/// A shell holds its part, port and messages by value: moving it moves nothing that anyone points into.
+impl<P: Part + 'static> Unpin for Shell<P> {}
+
+impl<P: Part + Unpin + 'static> Shell<P> {
     /// A shell around a part; `initial` is handled before anything that is delivered.
     pub fn new(part: P, port: Box<dyn Port<P::Effect>>, routes: Routes, facts: FactSink, clock: Clock, initial: Vec<P::In>) -> Self {
         Self { part, port, routes, facts, clock, initial, out: Outbox::default(), timer: None, hung: false }
@@ -137,10 +137,7 @@ where
     }
 }
 
-impl<P: Part + Unpin + 'static> Actor for Shell<P>
-where
-    P::In: Send + 'static,
-{
+impl<P: Part + Unpin + 'static> Actor for Shell<P> {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -152,10 +149,7 @@ where
     }
 }
 
-impl<P: Part + Unpin + 'static> Handler<Deliver<P::In>> for Shell<P>
-where
-    P::In: Send + 'static,
-{
+impl<P: Part + Unpin + 'static> Handler<Deliver<P::In>> for Shell<P> {
     type Result = ();
 
     fn handle(&mut self, Deliver(messages): Deliver<P::In>, ctx: &mut Self::Context) {
@@ -169,10 +163,7 @@ where
     }
 }
 
-impl<P: Part + Unpin + 'static> Handler<Wake> for Shell<P>
-where
-    P::In: Send + 'static,
-{
+impl<P: Part + Unpin + 'static> Handler<Wake> for Shell<P> {
     type Result = ();
 
     fn handle(&mut self, _: Wake, ctx: &mut Self::Context) {
@@ -180,10 +171,7 @@ where
     }
 }
 
-impl<P: Part + Unpin + 'static> Handler<Heartbeat> for Shell<P>
-where
-    P::In: Send + 'static,
-{
+impl<P: Part + Unpin + 'static> Handler<Heartbeat> for Shell<P> {
     type Result = actix::ResponseFuture<()>;
 
     fn handle(&mut self, _: Heartbeat, _: &mut Self::Context) -> Self::Result {
@@ -191,10 +179,7 @@ where
     }
 }
 
-impl<P: Part + Unpin + 'static> Handler<Kill> for Shell<P>
-where
-    P::In: Send + 'static,
-{
+impl<P: Part + Unpin + 'static> Handler<Kill> for Shell<P> {
     type Result = ();
 
     fn handle(&mut self, Kill(death): Kill, ctx: &mut Self::Context) {

@@ -60,7 +60,6 @@ pub async fn supervise<P>(
     mut notice: impl FnMut(Notice) + 'static,
 ) where
     P: Part + Unpin + 'static,
-    P::In: Send + 'static,
 {
     let mut generation = PartGeneration(0);
     let mut deaths: VecDeque<Instant> = VecDeque::new();
@@ -91,7 +90,6 @@ fn back_off(recent: usize) -> Duration {
 async fn run_generation<P>(slot: &Slot<P>, shell: Shell<P>, generation: PartGeneration, notice: &mut impl FnMut(Notice)) -> End
 where
     P: Part + Unpin + 'static,
-    P::In: Send + 'static,
 {
     let ctx = Context::<Shell<P>>::new();
     let address = actix::AsyncContext::address(&ctx);

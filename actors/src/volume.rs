@@ -235,6 +235,7 @@ fn start(
         peer: Box::new(move |actor| PeerPort::new(address, tcp.clone(), peer_pool.clone(), actor)),
         helper: Box::new(move |actor| HelperPort::new(Arc::clone(&handlers), actor)),
         health,
+        counters: Arc::clone(&counters),
         snapshot: snapshot_sender,
         bad_blocks: bad_sender,
         progress: progress_sender,

@@ -14,6 +14,7 @@
 //! | helper | the programs that run | their queries |
 
 use crate::clock::Clock;
+use crate::counters::Counters;
 use crate::facts::FactSink;
 use crate::handle::{Handle, Slot};
 use crate::ports::client::ClientPort;
@@ -96,10 +97,7 @@ struct Sorted {
     clients: BTreeMap<ClientId, Vec<ClientIn>>,
 }
 
-fn hand<P: Part + Unpin + 'static>(handle: &Handle<P>, messages: Vec<P::In>)
-where
-    P::In: Send + 'static,
-{
+fn hand<P: Part + Unpin + 'static>(handle: &Handle<P>, messages: Vec<P::In>) {
     if !messages.is_empty() {
         handle.deliver(messages);
     }
@@ -182,10 +180,7 @@ impl Routes {
 
     /// Kills an actor by order; false if it does not live at the moment.
     pub fn kill(&self, part: PartName, death: crate::shell::Death) -> bool {
-        fn order<P: Part + Unpin + 'static>(handle: &Handle<P>, death: crate::shell::Death) -> bool
-        where
-            P::In: Send + 'static,
-        {
+        fn order<P: Part + Unpin + 'static>(handle: &Handle<P>, death: crate::shell::Death) -> bool {
             let living = handle.living();
             if let Some(living) = living.as_ref() {
                 living.address.do_send(Kill(death));
@@ -242,6 +237,8 @@ pub struct Ports {
     pub helper: Box<dyn Fn(Handle<HelperPart>) -> HelperPort>,
     /// Health file.
     pub health: HealthFiles,
+    /// Counts.
+    pub counters: Arc<Counters>,
     /// Last snapshot.
     pub snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     /// Bad blocks.
@@ -284,7 +281,7 @@ pub fn start(configuration: Arc<VolumeConfiguration>, ports: Ports, facts: FactS
     let connection = ports.snapshot.subscribe();
     common.state(slots.state, ports.snapshot);
     common.disk(slots.disk, disk);
-    common.bitmap(slots.bitmap, ports.health, ports.bad_blocks);
+    common.bitmap(slots.bitmap, ports.health, ports.bad_blocks, ports.counters);
     common.activity(slots.activity);
     common.volume(slots.volume);
     common.resync(slots.resync, ports.progress);
@@ -317,18 +314,12 @@ fn tell_openers(routes: &Routes) {
 }
 
 impl Common {
-    fn shell<P: Part + Unpin + 'static>(&self, part: P, port: Box<dyn Port<P::Effect>>, initial: Vec<P::In>) -> Shell<P>
-    where
-        P::In: Send + 'static,
-    {
+    fn shell<P: Part + Unpin + 'static>(&self, part: P, port: Box<dyn Port<P::Effect>>, initial: Vec<P::In>) -> Shell<P> {
         Shell::new(part, port, self.routes.clone(), self.facts.clone(), self.clock, initial)
     }
 
     /// Supervises a part: books its lives and deaths, announces new generations, gives it up in a defined state.
-    fn supervise<P: Part + Unpin + 'static>(&self, slot: Slot<P>, make: impl FnMut(PartGeneration) -> Option<Shell<P>> + 'static)
-    where
-        P::In: Send + 'static,
-    {
+    fn supervise<P: Part + Unpin + 'static>(&self, slot: Slot<P>, make: impl FnMut(PartGeneration) -> Option<Shell<P>> + 'static) {
         let common = self.clone();
         let notice = move |notice: Notice| common.notice(P::NAME, notice);
         actix::spawn(supervise(slot, make, notice));
@@ -393,11 +384,11 @@ impl Common {
         });
     }
 
-    fn bitmap(&self, slot: Slot<BitmapPart>, files: HealthFiles, bad_blocks: watch::Sender<Arc<BadBlocks>>) {
+    fn bitmap(&self, slot: Slot<BitmapPart>, files: HealthFiles, bad_blocks: watch::Sender<Arc<BadBlocks>>, counters: Arc<Counters>) {
         let common = self.clone();
         self.supervise(slot, move |generation| {
             let part = BitmapPart::new(Arc::clone(&common.configuration), generation);
-            let port = HealthPort::new(files.clone(), common.routes.bitmap.clone(), bad_blocks.clone());
+            let port = HealthPort::new(files.clone(), common.routes.bitmap.clone(), bad_blocks.clone(), Arc::clone(&counters));
             Some(common.shell(part, Box::new(port), vec![BitmapIn::HealthRead { files: files.read() }]))
         });
     }
@@ -430,7 +421,7 @@ impl Common {
     fn helper(&self, slot: Slot<HelperPart>, port: HelperPort) {
         let common = self.clone();
         self.supervise(slot, move |generation| {
-            let part = HelperPart::new(generation, port.running());
+            let part = HelperPart::new(generation, port.started());
             Some(common.shell(part, Box::new(port.clone()), Vec::new()))
         });
     }

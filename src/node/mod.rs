@@ -94,7 +94,7 @@ pub fn run(arguments: &NodeArguments) -> u8 {
 /// One line per fact on standard error; the filter is checked with the configuration.
 fn logging(filter: &str) {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
     std::panic::set_hook(Box::new(|info| {
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!("panic: {info}\n{backtrace}");
@@ -111,7 +111,7 @@ async fn start_volumes(
 ) -> Result<Vec<VolumeHandle>, NodeError> {
     let (sender, started) = oneshot::channel();
     let events = events.clone();
-    let spawned = arbiter.spawn(async move {
+    let run = move || async move {
         let volumes = Volumes::default();
         let mut handles = Vec::new();
         for (setup, metrics) in setups {
@@ -130,6 +130,10 @@ async fn start_volumes(
         // The volumes live as long as the Arbiter.
         std::future::pending::<()>().await;
         drop(volumes);
+    };
+    // Ports and handles of a volume never leave its thread: the future is made there.
+    let spawned = arbiter.spawn_fn(move || {
+        actix::spawn(run());
     });
     if !spawned {
         return Err(NodeError::Arbiter);

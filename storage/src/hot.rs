@@ -84,6 +84,13 @@ impl HotSet {
         }
     }
 
+    /// As this set, but numbers of grants and revokes go on after `number`: those of a predecessor's set, which may still come
+    /// back, are told apart from its own.
+    pub fn numbered_after(mut self, number: u64) -> Self {
+        self.last_number = self.last_number.max(number);
+        self
+    }
+
     /// Number of slots.
     pub fn slots(&self) -> u16 {
         self.slots.len() as u16

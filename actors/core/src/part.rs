@@ -170,9 +170,9 @@ impl<E> Outbox<E> {
 /// A part: the deciding half of an actor.
 pub trait Part {
     /// Its messages.
-    type In;
+    type In: Send + 'static;
     /// What it asks its own shell to do.
-    type Effect;
+    type Effect: 'static;
     /// Its kind.
     const NAME: PartName;
 

@@ -1,5 +1,6 @@
 //! The health file of a volume: written on the blocking pool, one write at a time (the bitmap part keeps to that).
 
+use crate::counters::Counters;
 use crate::handle::Handle;
 use crate::shell::Port;
 use mendblock_core::bitmap::{BadBlocks, BitmapEffect, BitmapIn, BitmapPart};
@@ -80,12 +81,13 @@ pub struct HealthPort {
     files: HealthFiles,
     actor: Handle<BitmapPart>,
     bad_blocks: watch::Sender<Arc<BadBlocks>>,
+    counters: Arc<Counters>,
 }
 
 impl HealthPort {
     /// On these files.
-    pub fn new(files: HealthFiles, actor: Handle<BitmapPart>, bad_blocks: watch::Sender<Arc<BadBlocks>>) -> Self {
-        Self { files, actor, bad_blocks }
+    pub fn new(files: HealthFiles, actor: Handle<BitmapPart>, bad_blocks: watch::Sender<Arc<BadBlocks>>, counters: Arc<Counters>) -> Self {
+        Self { files, actor, bad_blocks, counters }
     }
 }
 
@@ -110,6 +112,9 @@ impl Port<BitmapEffect> for HealthPort {
                         };
                         actor.deliver(vec![BitmapIn::HealthWritten { sequence, result }]);
                     });
+                }
+                BitmapEffect::SetBits(count) => {
+                    self.counters.out_of_sync_blocks.store(count, std::sync::atomic::Ordering::Relaxed);
                 }
                 BitmapEffect::Publish(bad) => {
                     self.bad_blocks.send_replace(bad);

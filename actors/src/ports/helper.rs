@@ -5,7 +5,7 @@ use crate::shell::Port;
 use mendblock_core::helper::{Handler, HelperEffect, HelperIn, HelperPart};
 use mendblock_core::identity::Query;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,20 +26,22 @@ pub struct HelperPort {
     configuration: Arc<HandlerConfiguration>,
     actor: Handle<HelperPart>,
     groups: Rc<RefCell<BTreeMap<Query, i32>>>,
+    started: Rc<RefCell<BTreeSet<Query>>>,
 }
 
 impl HelperPort {
     /// For these handlers.
     pub fn new(configuration: Arc<HandlerConfiguration>, actor: Handle<HelperPart>) -> Self {
-        Self { configuration, actor, groups: Rc::default() }
+        Self { configuration, actor, groups: Rc::default(), started: Rc::default() }
     }
 
-    /// Queries that were started by any generation and whose programs still run.
-    pub fn running(&self) -> Vec<Query> {
-        self.groups.borrow().keys().copied().collect()
+    /// Queries that were started by any generation: none is ever started twice.
+    pub fn started(&self) -> Vec<Query> {
+        self.started.borrow().iter().copied().collect()
     }
 
     fn start(&self, query: Query, handler: Handler) {
+        self.started.borrow_mut().insert(query);
         let Some(line) = self.configuration.lines.get(handler.name()) else {
             let ended = HelperIn::Ended { query, exit_code: Some(0), outcome: "not configured".to_owned() };
             self.actor.deliver(vec![ended]);

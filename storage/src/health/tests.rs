@@ -132,6 +132,15 @@ fn a_failed_write_is_dismissed_by_a_good_read_only_before_anything_else() {
     assert_eq!(dismiss(&mut set).refused, 1, "it had a record before");
 
     let mut set = RecordSet::new();
+    set.mark(range(5, 1), failed).unwrap();
+    set.mark(range(5, 1), failed).unwrap();
+    assert_eq!(
+        dismiss(&mut set).refused,
+        1,
+        "it had a record of an earlier failed write"
+    );
+
+    let mut set = RecordSet::new();
     set.mark(range(5, 1), finding(Whose::Own, Cause::MissedWrite, GoodAt::Yes))
         .unwrap();
     assert_eq!(dismiss(&mut set).refused, 1, "the client was told ok");

@@ -38,6 +38,14 @@ fn never_used_slots_come_first_then_the_least_recently_used() {
 }
 
 #[test]
+fn a_hot_extent_that_is_wanted_again_counts_as_used() {
+    let mut set = HotSet::new(3);
+    heat(&mut set, &[1, 2]);
+    heat(&mut set, &[1, 3]);
+    assert_eq!(plan(&mut set, &[4]).evicted(), [2]);
+}
+
+#[test]
 fn nothing_is_hot_before_the_commit_and_the_context_shows_the_old_table() {
     let mut set = HotSet::new(2);
     heat(&mut set, &[1, 2]);

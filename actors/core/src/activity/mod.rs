@@ -1,4 +1,14 @@
 //! The activity-log part: which extents are hot, and the on-disk log that says so.
+//!
+//! [`part`] takes the messages, [`hot_log`] decides about transactions, grants and revokes, [`ring`] reads and resets the ring,
+//! [`operations`] keeps meta-data operations through deaths of the disk part.
+
+mod hot_log;
+mod operations;
+mod part;
+mod ring;
+
+pub use part::ActivityPart;
 
 use crate::disk::MetaCompletion;
 use crate::identity::{PartGeneration, Query};

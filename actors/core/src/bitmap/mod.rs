@@ -1,6 +1,16 @@
 //! The bitmap part: out-of-sync bits, bad-block list, suspect records about the peer, and the health file in which
 //! the lists lie. It knows which pages changed and when they are durable.
 
+mod exchange;
+mod health;
+mod lists;
+mod load;
+mod pages;
+mod part;
+mod records;
+
+pub use part::BitmapPart;
+
 use crate::disk::MetaCompletion;
 use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query};
 use crate::part::PartName;
@@ -137,7 +147,7 @@ pub struct HeaderChange {
     /// See [`HealthHeader::loss_of`].
     pub loss_of: Option<Option<(u64, u64)>>,
     /// Cause of a detach.
-    pub last_detach: Option<String>,
+    pub last_detach: Option<crate::volume::state::DetachCause>,
 }
 
 /// Blocks that must not be read on this node, or not from the peer: an immutable picture for `VolumeActor`.
@@ -323,6 +333,8 @@ pub enum BitmapEffect {
         /// The whole slot.
         bytes: Vec<u8>,
     },
+    /// Number of set bits, whenever it changed (for `status` and metrics).
+    SetBits(u64),
     /// A new picture of the bad blocks (also sent to `VolumeActor`; kept by the port for `status`).
     Publish(Arc<BadBlocks>),
 }

@@ -1,6 +1,10 @@
 //! A client session: what stands between a client's port (socket, unparsed bytes, unanswered requests, half-sent
 //! replies, which outlive it) and the volume part.
 
+mod session;
+
+pub use session::ClientPart;
+
 use crate::engine::{ClientAnswer, ClientRequest};
 use crate::identity::{PartGeneration, Sequence};
 use crate::part::PartName;

@@ -1,6 +1,16 @@
 //! The peer part: one connection to the peer at a time. Handshake of hellos, keep-alive, byte window, routing. It
 //! decides whether the peer is reachable.
 
+mod handshake;
+mod link;
+mod outstanding;
+mod part;
+mod routing;
+#[cfg(test)]
+mod tests;
+
+pub use part::PeerPart;
+
 use crate::identity::{ConnectionNumber, PartGeneration, TellNumber};
 use crate::part::PartName;
 use crate::snapshot::Snapshot;

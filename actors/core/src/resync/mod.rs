@@ -1,5 +1,11 @@
 //! The resync part, on the target: what to request next, and how fast. The source only answers.
 
+mod marks;
+mod part;
+pub mod rate;
+
+pub use part::ResyncPart;
+
 use crate::identity::{PartGeneration, Query};
 use crate::part::PartName;
 use crate::snapshot::Snapshot;

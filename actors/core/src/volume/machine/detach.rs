@@ -444,7 +444,7 @@ impl StatePart {
             return;
         };
         if detach.late == Task::Due && detach.drained.is_some() && detach.early.ended() {
-            let cause = detach.cause.to_string();
+            let cause = detach.cause;
             detach.late = Task::Running(query, cx.now.after_ms(2000));
             let change = HeaderChange {
                 last_detach: Some(cause),

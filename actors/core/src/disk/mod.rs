@@ -1,5 +1,15 @@
 //! The disk part: the lower disk's life. It decides nothing: it reports completions to who asked, and every error,
 //! numbered, to the state part as well.
+//!
+//! [`part`] takes the messages, [`table`] knows what is in the kernel, [`meta`] the steps of meta-data operations, [`failures`]
+//! the errors that somebody still has to take note of.
+
+mod failures;
+mod meta;
+mod part;
+mod table;
+
+pub use part::DiskPart;
 
 use crate::identity::{ErrorNumber, OperationId, PartGeneration, Query};
 use crate::part::PartName;
@@ -216,6 +226,13 @@ pub enum DiskIn {
     Closed,
     /// From the shell: operations that ended. The token is the one of [`DiskEffect::Submit`].
     Completed(Vec<DeviceCompletion>),
+    /// From the shell, to each new generation before anything else: what the port's table holds.
+    Adopted {
+        /// Operations in the kernel.
+        in_kernel: Vec<Token>,
+        /// Failed completions that nobody has told it to forget: token, number, Linux errno.
+        failed: Vec<(Token, ErrorNumber, i32)>,
+    },
 }
 
 /// A completion as the device port reports it.
@@ -242,9 +259,16 @@ pub enum Token {
         generation: PartGeneration,
         /// Its number there.
         number: u64,
-        /// Step within the operation (flush before a write, …), counted from 0.
+        /// Step within the operation (flush before a write, …). [`Token::LAST_STEP`] ends it.
         step: u8,
     },
+    /// Zeroes that are flushed when they are written (FUA): the flush goes under [`Token::Data`] with the same range.
+    ZeroesBeforeFlush(OperationId, SectorRange),
+}
+
+impl Token {
+    /// The step of a meta-data operation that completes it.
+    pub const LAST_STEP: u8 = u8::MAX;
 }
 
 /// Which of the two devices.

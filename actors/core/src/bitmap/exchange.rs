@@ -1,0 +1,136 @@
+//! Exchange of the bitmaps before a resync: the source sends its map, the target lays it over its own and sends the union back.
+
+use super::load::page_blocks;
+use super::part::BitmapPart;
+use super::BitmapEffect;
+use crate::fact::Fact;
+use crate::identity::ConnectionNumber;
+use crate::part::{Outbox, To};
+use crate::peer::{PeerFrame, PeerIn};
+use crate::volume::machine::StateIn;
+use mendblock_net::wire::message::{BitmapEncoding, Message};
+use mendblock_storage::buffer::Buffer;
+use mendblock_storage::format::META_BLOCK_BYTES;
+
+/// Pages in one message at the most.
+const PAGES_AT_ONCE: u32 = 64;
+
+/// The exchange that runs, and frames that came before it was ordered.
+#[derive(Default)]
+pub(super) struct Exchange {
+    running: Option<(ConnectionNumber, bool)>,
+    early: Vec<(ConnectionNumber, PeerFrame)>,
+}
+
+/// How a run of pages is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Zeroes,
+    Ones,
+    Mixed,
+}
+
+impl BitmapPart {
+    pub(super) fn begin_exchange(&mut self, connection: ConnectionNumber, source: bool, out: &mut Outbox<BitmapEffect>) {
+        self.exchange.running = Some((connection, source));
+        if source {
+            self.send_map(connection, out);
+        }
+        for (of, frame) in std::mem::take(&mut self.exchange.early) {
+            if of == connection {
+                self.exchange_frame(of, frame, out);
+            }
+        }
+    }
+
+    fn class(&self, page: u32) -> Class {
+        let Some(loaded) = self.loaded.as_ref() else { return Class::Zeroes };
+        let set = loaded.map.count_of_page(page);
+        let all = page_blocks(page, loaded.map.bits()).map_or(0, |blocks| blocks.count());
+        match set {
+            0 => Class::Zeroes,
+            set if set == all => Class::Ones,
+            _ => Class::Mixed,
+        }
+    }
+
+    fn send_map(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
+        let Some(loaded) = self.loaded.as_ref() else { return };
+        let pages = loaded.map.page_count();
+        let mut first = 0;
+        while first < pages {
+            let class = self.class(first);
+            let mut count = 1;
+            while count < PAGES_AT_ONCE && first + count < pages && self.class(first + count) == class {
+                count += 1;
+            }
+            let (encoding, payload) = match class {
+                Class::Zeroes => (BitmapEncoding::Uniform(false), None),
+                Class::Ones => (BitmapEncoding::Uniform(true), None),
+                Class::Mixed => {
+                    let bytes: Vec<u8> = (first..first + count).flat_map(|page| loaded.map.page_bytes(page)).collect();
+                    (BitmapEncoding::Pages, Some(Buffer::from_vec(bytes)))
+                }
+            };
+            self.send_on(connection, Message::BitmapPages { first_page: first, pages: count, encoding }, payload, out);
+            first += count;
+        }
+        self.send_on(connection, Message::BitmapEnd { set_bits: loaded.map.count() }, None, out);
+    }
+
+    pub(super) fn exchange_frame(&mut self, connection: ConnectionNumber, frame: PeerFrame, out: &mut Outbox<BitmapEffect>) {
+        match self.exchange.running {
+            Some((of, source)) if of == connection => self.take_frame(connection, source, frame, out),
+            _ => {
+                // The peer was faster: its map waits until the state part has decided too.
+                self.exchange.early.retain(|(of, _)| *of == connection);
+                self.exchange.early.push((connection, frame));
+            }
+        }
+    }
+
+    fn take_frame(&mut self, connection: ConnectionNumber, source: bool, frame: PeerFrame, out: &mut Outbox<BitmapEffect>) {
+        match frame.message {
+            Message::BitmapPages { first_page, pages, encoding } => {
+                if !self.merge_pages(first_page, pages, encoding, frame.payload.as_deref().unwrap_or_default()) {
+                    let text = "the peer's bitmap does not fit this volume".to_owned();
+                    out.fact(Fact::Surprise { what: text.clone() });
+                    out.send(To::Peer(PeerIn::Drop { connection, text }));
+                    self.exchange.running = None;
+                }
+            }
+            Message::BitmapEnd { .. } => {
+                self.exchange.running = None;
+                self.pages.lazily = true;
+                if !source {
+                    self.send_map(connection, out);
+                }
+                let set_bits = self.loaded.as_ref().map_or(0, |loaded| loaded.map.count());
+                out.send(To::State(StateIn::BitmapExchanged { connection, set_bits }));
+            }
+            _ => {}
+        }
+    }
+
+    fn merge_pages(&mut self, first: u32, pages: u32, encoding: BitmapEncoding, payload: &[u8]) -> bool {
+        let Some(loaded) = self.loaded.as_mut() else { return false };
+        let Some(end) = first.checked_add(pages).filter(|&end| end <= loaded.map.page_count()) else { return false };
+        match encoding {
+            BitmapEncoding::Uniform(false) => true,
+            BitmapEncoding::Uniform(true) => {
+                for page in first..end {
+                    if let Some(blocks) = page_blocks(page, loaded.map.bits()) {
+                        loaded.map.set(blocks);
+                    }
+                }
+                true
+            }
+            BitmapEncoding::Pages => {
+                payload.len() == pages as usize * META_BLOCK_BYTES
+                    && (first..end)
+                        .zip(payload.chunks_exact(META_BLOCK_BYTES))
+                        .all(|(page, bytes)| loaded.map.merge_page(page, bytes).is_ok())
+            }
+        }
+    }
+}

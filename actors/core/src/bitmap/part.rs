@@ -1,0 +1,366 @@
+//! The bitmap part's value, its dispatch, and what every step ends with.
+
+use super::exchange::Exchange;
+use super::health::HealthWriter;
+use super::load::Loading;
+use super::pages::PageWriter;
+use super::{BadBlocks, BitmapEffect, BitmapIn, ClearReason};
+use crate::configuration::VolumeConfiguration;
+use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
+use crate::engine::VolumeIn;
+use crate::identity::{ConnectionNumber, MarkNumber, PartGeneration, Query};
+use crate::part::{Context, Instant, Outbox, Part, PartName, To};
+use crate::resync::ResyncIn;
+use crate::snapshot::Snapshot;
+use crate::volume::machine::StateIn;
+use crate::volume::state::DiskState;
+use mendblock_storage::dirty::DirtyMap;
+use mendblock_storage::format::layout::MetadataLayout;
+use mendblock_storage::health::RecordSet;
+use mendblock_storage::units::BlockRange;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Pause before the table is asked again while a predecessor's write is in the kernel (R4), ms.
+const TABLE_PAUSE: u64 = 20;
+
+/// The bitmap of the attached disk.
+pub(super) struct Loaded {
+    pub map: DirtyMap,
+    pub layout: MetadataLayout,
+}
+
+/// The bitmap part.
+pub struct BitmapPart {
+    pub(super) configuration: Arc<VolumeConfiguration>,
+    pub(super) generation: PartGeneration,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    pub(super) loaded: Option<Loaded>,
+    pub(super) loading: Option<Loading>,
+    pub(super) pages: PageWriter,
+    pub(super) health: HealthWriter,
+    pub(super) exchange: Exchange,
+    pub(super) last_mark: MarkNumber,
+    pub(super) now_wall: u64,
+    /// Meta-data operations that were sent and have not come back (repeated to a new disk part).
+    outstanding: BTreeMap<u64, MetaKind>,
+    next: u64,
+    published: BadBlocks,
+    publish: bool,
+    bits: u64,
+    /// A new generation reads the bitmap again before it does anything else; messages wait meanwhile.
+    recovering: Option<Recovering>,
+    deferred: Vec<BitmapIn>,
+}
+
+enum Recovering {
+    /// The snapshot is awaited.
+    Snapshot,
+    /// The table is awaited (R4).
+    Table(Query),
+    /// A predecessor's write is in the kernel: the table is asked again then.
+    Pause(Instant),
+    /// Pages are being read.
+    Reading,
+}
+
+impl BitmapPart {
+    /// A part of this generation.
+    pub fn new(configuration: Arc<VolumeConfiguration>, generation: PartGeneration) -> Self {
+        Self {
+            configuration,
+            generation,
+            snapshot: None,
+            loaded: None,
+            loading: None,
+            pages: PageWriter::default(),
+            health: HealthWriter::default(),
+            exchange: Exchange::default(),
+            last_mark: MarkNumber(0),
+            now_wall: 0,
+            outstanding: BTreeMap::new(),
+            next: generation.0 << 32,
+            published: BadBlocks::default(),
+            publish: false,
+            bits: 0,
+            recovering: (generation.0 > 1).then_some(Recovering::Snapshot),
+            deferred: Vec::new(),
+        }
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Sends a meta-data operation; its completion names the number.
+    pub(super) fn submit(&mut self, kind: MetaKind, out: &mut Outbox<BitmapEffect>) -> u64 {
+        let number = self.number();
+        self.outstanding.insert(number, kind.clone());
+        let operation = MetaOperation { holder: PartName::Bitmap, generation: self.generation, number, kind };
+        out.send(To::Disk(DiskIn::Meta(vec![operation])));
+        number
+    }
+
+    pub(super) fn current_generation(&self) -> u64 {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.identifiers.current.0)
+    }
+
+    pub(super) fn connection(&self) -> Option<ConnectionNumber> {
+        self.snapshot.as_ref().and_then(|snapshot| snapshot.connection)
+    }
+
+    /// Pages may be written for marks: the disk is in use. (While it is Failed only the detach's order writes them.)
+    pub(super) fn in_use(&self) -> bool {
+        self.loaded.is_some()
+            && self.snapshot.as_ref().is_some_and(|snapshot| snapshot.vector.disk >= DiskState::Negotiating)
+    }
+
+    pub(super) fn set_bits(&mut self, range: BlockRange) -> u64 {
+        self.loaded.as_mut().map_or(0, |loaded| loaded.map.set(range))
+    }
+
+    pub(super) fn records(&self) -> Option<&RecordSet> {
+        self.health.content.as_ref().map(|health| &health.records)
+    }
+
+    /// The lists changed.
+    pub(super) fn lists_changed(&mut self) {
+        self.publish = true;
+    }
+
+    fn handle(&mut self, message: BitmapIn, out: &mut Outbox<BitmapEffect>) {
+        match message {
+            BitmapIn::Snapshot(snapshot) => self.snapshot_arrived(snapshot, out),
+            BitmapIn::Restarted { part, generation } => self.neighbour_restarted(part, generation, out),
+            BitmapIn::HealthRead { files } => self.health_read(files),
+            BitmapIn::LoadHealth { query, device_id } => self.load_health(query, device_id, out),
+            BitmapIn::Load { query, plan } => self.begin_load(query, *plan, out),
+            BitmapIn::Unload => self.unload(out),
+            BitmapIn::Mark(marks) => {
+                for mark in marks {
+                    self.mark(mark, out);
+                }
+            }
+            BitmapIn::MarksUpTo { number, .. } => self.last_mark = self.last_mark.max(number),
+            BitmapIn::Clear { ranges, reason } => {
+                for range in ranges {
+                    self.clear(range, reason, out);
+                }
+            }
+            BitmapIn::WriteOut { requester, query, after, .. } => self.pages.want(requester, query, after),
+            BitmapIn::SetAll { query, reason } => self.set_all(query, &reason, out),
+            BitmapIn::ClearAll { reason } => self.clear_all(&reason, out),
+            BitmapIn::SetHeader { query, change } => self.set_header(query, *change, out),
+            BitmapIn::PersistHealth { query } => self.persist(query, out),
+            BitmapIn::RecordTell { connection, number, records } => self.record_tell(connection, number, &records, out),
+            BitmapIn::SendRecords { connection } => self.send_records(connection, out),
+            BitmapIn::Exchange { connection, source } => self.begin_exchange(connection, source, out),
+            BitmapIn::Peer { connection, frame } => self.peer_frame(connection, frame, out),
+            BitmapIn::NextRun { query, from, max_blocks, max_runs } => self.next_run(query, from, max_blocks, max_runs, out),
+            BitmapIn::Lost { ranges } => self.lost(&ranges, out),
+            BitmapIn::Meta(completions) => {
+                for completion in completions {
+                    self.meta(completion, out);
+                }
+            }
+            BitmapIn::Table(answer) => self.table(&answer, out),
+            BitmapIn::HealthWritten { sequence, result } => self.health_written(sequence, result, out),
+        }
+    }
+
+    /// What a new generation must not do before it has the bitmap again.
+    fn must_wait(&self, message: &BitmapIn) -> bool {
+        self.recovering.is_some()
+            && matches!(
+                message,
+                BitmapIn::Mark(_)
+                    | BitmapIn::MarksUpTo { .. }
+                    | BitmapIn::Clear { .. }
+                    | BitmapIn::WriteOut { .. }
+                    | BitmapIn::SetAll { .. }
+                    | BitmapIn::RecordTell { .. }
+                    | BitmapIn::Exchange { .. }
+                    | BitmapIn::NextRun { .. }
+                    | BitmapIn::Lost { .. }
+                    | BitmapIn::Peer { .. }
+                    | BitmapIn::SendRecords { .. }
+            )
+    }
+
+    fn snapshot_arrived(&mut self, snapshot: Arc<Snapshot>, out: &mut Outbox<BitmapEffect>) {
+        let gone = snapshot.vector.disk == DiskState::Diskless;
+        self.snapshot = Some(Arc::clone(&snapshot));
+        if let Some(Recovering::Snapshot) = self.recovering {
+            if gone || snapshot.disk.is_none() {
+                self.recovered(out);
+            } else {
+                self.ask_table(out);
+            }
+        }
+        self.publish = true;
+    }
+
+    fn ask_table(&mut self, out: &mut Outbox<BitmapEffect>) {
+        let query = Query(self.number());
+        self.recovering = Some(Recovering::Table(query));
+        out.send(To::Disk(DiskIn::QueryTable { asker: PartName::Bitmap, generation: self.generation, query }));
+    }
+
+    fn table(&mut self, answer: &TableAnswer, out: &mut Outbox<BitmapEffect>) {
+        if answer.asker != self.generation {
+            return;
+        }
+        if let Some(Recovering::Table(query)) = self.recovering {
+            if query != answer.query {
+                return;
+            }
+            if answer.meta.iter().any(|(generation, _)| *generation != self.generation) {
+                // An old page that lands later would erase newer marks.
+                self.recovering = Some(Recovering::Pause(Instant(0)));
+                return;
+            }
+            self.recovering = Some(Recovering::Reading);
+            self.reload(out);
+            return;
+        }
+        // The disk part was restarted: what its table does not name is done again (R9).
+        let named: Vec<u64> =
+            answer.meta.iter().filter(|(generation, _)| *generation == self.generation).map(|(_, number)| *number).collect();
+        let again: Vec<MetaOperation> = self
+            .outstanding
+            .iter()
+            .filter(|(number, _)| !named.contains(number))
+            .map(|(&number, kind)| MetaOperation { holder: PartName::Bitmap, generation: self.generation, number, kind: kind.clone() })
+            .collect();
+        if !again.is_empty() {
+            out.send(To::Disk(DiskIn::Meta(again)));
+        }
+    }
+
+    /// The bitmap is here again: what waited is done.
+    pub(super) fn recovered(&mut self, out: &mut Outbox<BitmapEffect>) {
+        self.recovering = None;
+        for message in std::mem::take(&mut self.deferred) {
+            self.handle(message, out);
+        }
+    }
+
+    pub(super) fn is_recovering(&self) -> bool {
+        self.recovering.is_some()
+    }
+
+    fn neighbour_restarted(&mut self, part: PartName, generation: PartGeneration, out: &mut Outbox<BitmapEffect>) {
+        match part {
+            PartName::Disk => {
+                let query = Query(self.number());
+                out.send(To::Disk(DiskIn::QueryTable { asker: PartName::Bitmap, generation: self.generation, query }));
+            }
+            PartName::Volume => {
+                out.send(To::Volume(VolumeIn::BadBlocks(Arc::new(self.published.clone()))));
+                out.send(To::Volume(VolumeIn::BitmapIs { generation, last: self.last_mark }));
+            }
+            _ => {}
+        }
+    }
+
+    fn meta(&mut self, completion: MetaCompletion, out: &mut Outbox<BitmapEffect>) {
+        if completion.generation != self.generation || self.outstanding.remove(&completion.number).is_none() {
+            return;
+        }
+        if !self.load_completed(&completion, out) {
+            self.page_completed(completion.number, completion.result.map(|_| ()), out);
+        }
+    }
+
+    fn unload(&mut self, out: &mut Outbox<BitmapEffect>) {
+        self.loaded = None;
+        self.loading = None;
+        self.outstanding.clear();
+        self.abandon_pages(out);
+        self.publish = true;
+    }
+
+    fn finish(&mut self, out: &mut Outbox<BitmapEffect>) {
+        self.write_pages(out);
+        self.write_health(out);
+        self.acknowledge(out);
+        if std::mem::take(&mut self.publish) {
+            let picture = self.picture();
+            if picture != self.published {
+                self.published = picture;
+                let shared = Arc::new(self.published.clone());
+                out.send(To::Volume(VolumeIn::BadBlocks(Arc::clone(&shared))));
+                out.effect(BitmapEffect::Publish(shared));
+            }
+        }
+        let bits = self.loaded.as_ref().map_or(self.bits, |loaded| loaded.map.count());
+        if bits != self.bits {
+            let crossed = (bits == 0) != (self.bits == 0);
+            self.bits = bits;
+            out.effect(BitmapEffect::SetBits(bits));
+            if crossed {
+                out.send(To::State(StateIn::SetBits { count: bits }));
+            }
+        }
+    }
+
+    fn next_run(&self, query: Query, from: u64, max_blocks: u32, max_runs: u32, out: &mut Outbox<BitmapEffect>) {
+        let (mut runs, mut unfetchable, mut set_bits) = (Vec::new(), 0, 0);
+        if let Some(loaded) = self.loaded.as_ref() {
+            set_bits = loaded.map.count();
+            unfetchable = self.peer_bad_ranges().iter().map(|&range| loaded.map.count_in(range)).sum();
+            let mut at = from;
+            while runs.len() < max_runs as usize {
+                let Some(run) = loaded.map.next_run(at, max_blocks) else { break };
+                at = run.end();
+                runs.extend(self.without_peer_bad(run));
+            }
+        }
+        out.send(To::Resync(ResyncIn::Runs { query, runs, set_bits, unfetchable }));
+    }
+
+    pub(super) fn clear_reason_reads_back(reason: ClearReason) -> bool {
+        matches!(reason, ClearReason::ResyncWritten | ClearReason::Overwritten { .. })
+    }
+}
+
+impl Part for BitmapPart {
+    type In = BitmapIn;
+    type Effect = BitmapEffect;
+    const NAME: PartName = PartName::Bitmap;
+
+    fn on(&mut self, cx: &mut Context<'_>, message: BitmapIn, out: &mut Outbox<BitmapEffect>) {
+        self.now_wall = cx.wall;
+        if self.health.id_source.is_none() {
+            self.health.id_source = Some(cx.fresh());
+        }
+        if self.must_wait(&message) {
+            self.deferred.push(message);
+        } else {
+            self.handle(message, out);
+        }
+        if let Some(Recovering::Pause(at)) = self.recovering.as_mut()
+            && at.0 == 0
+        {
+            *at = cx.now.after_ms(TABLE_PAUSE);
+        }
+        self.finish(out);
+    }
+
+    fn wake(&mut self, cx: &mut Context<'_>, out: &mut Outbox<BitmapEffect>) {
+        if let Some(Recovering::Pause(at)) = self.recovering
+            && at <= cx.now
+        {
+            self.ask_table(out);
+        }
+        self.finish(out);
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        match self.recovering {
+            Some(Recovering::Pause(at)) => Some(at),
+            _ => None,
+        }
+    }
+}
