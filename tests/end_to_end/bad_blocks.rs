@@ -82,7 +82,12 @@ impl Story {
             areas.push(disks::superblock(&self.layout));
         }
         for area in areas {
-            let rule = failing(FaultKind::Write, area.first_sector, area.sectors, FaultMode::Always);
+            let rule = failing(
+                FaultKind::Write,
+                area.first_sector,
+                area.sectors,
+                FaultMode::Always,
+            );
             self.pair.alice.admin.fault(&rule);
         }
     }
@@ -152,7 +157,9 @@ fn tell(policy: &str, blocks: &[u64], broken: Broken) {
         alice.order(&["attach"]).expect_code(0);
     }
     load.progress(50, 20);
-    alice.wait_for("mended", 60, |volume| is_in_sync(volume) && volume.bad_blocks == 0);
+    alice.wait_for("mended", 60, |volume| {
+        is_in_sync(volume) && volume.bad_blocks == 0
+    });
     let read_at_end = load.stop();
     read_at_end.expect_no_error();
     story.end(blocks);
@@ -162,20 +169,12 @@ fn tell(policy: &str, blocks: &[u64], broken: Broken) {
 fn check_marks(story: &Story, blocks: &[u64], broken: Broken) {
     let dump = disks::dump(&story.pair.alice);
     let bits = disks::number(&dump, "bits-set");
-    let has_flag = |name: &str| {
-        dump["flags"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|flag| flag == name)
-    };
+    let has_flag = |name: &str| dump["flags"].as_array().unwrap().iter().any(|flag| flag == name);
     match broken {
         Broken::Nothing => {
             let runs: Vec<(u64, u64)> = serde_json::from_value(dump["bits-set-runs"].clone()).unwrap();
             for &block in blocks {
-                let is_marked = runs
-                    .iter()
-                    .any(|(first, last)| (*first..=*last).contains(&block));
+                let is_marked = runs.iter().any(|(first, last)| (*first..=*last).contains(&block));
                 assert!(
                     is_marked || dump["more-runs"] == true,
                     "block {block} is forgotten: {dump:#}"
@@ -223,7 +222,9 @@ fn pass_on_with_failing_bitmap_and_superblock() {
     story.read_at_once(&BAD[..1]);
     alice.clear_faults_but_reads();
     alice.order(&["attach"]).expect_code(0);
-    alice.wait_for("mended", 60, |volume| is_in_sync(volume) && volume.bad_blocks == 0);
+    alice.wait_for("mended", 60, |volume| {
+        is_in_sync(volume) && volume.bad_blocks == 0
+    });
     load.stop().expect_no_error();
     story.end(&BAD[..1]);
 }
@@ -252,7 +253,10 @@ fn call_local_io_error_runs_the_handler_before_anything_is_told() {
         "DRBD_LL_DISK=",
         "DRBD_PEER=bob",
     ] {
-        assert!(environment.contains(wanted), "{wanted} is missing:\n{environment}");
+        assert!(
+            environment.contains(wanted),
+            "{wanted} is missing:\n{environment}"
+        );
     }
     let told = bob.volume();
     assert_eq!(

@@ -132,9 +132,7 @@ fn disks_of_different_sizes() {
     assert_eq!(pair.bob.admin.volume().size_bytes, size);
     let mut session = pair.alice.session();
     assert_eq!(session.size, size);
-    session
-        .write(size - BLOCK, &vec![0x3C; BLOCK as usize])
-        .unwrap();
+    session.write(size - BLOCK, &vec![0x3C; BLOCK as usize]).unwrap();
     session.write(size, &vec![0x3C; BLOCK as usize]).unwrap_err();
     drop(session);
 

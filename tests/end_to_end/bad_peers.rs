@@ -88,9 +88,9 @@ fn silent_connections_do_not_keep_the_peer_out() {
         .map(|_| TcpStream::connect(pair.alice.peer_port()).unwrap())
         .collect();
     pair.bob.kill();
-    pair.alice
-        .admin
-        .wait_for("the loss is noticed", 20, |volume| connection(volume) != "Connected");
+    pair.alice.admin.wait_for("the loss is noticed", 20, |volume| {
+        connection(volume) != "Connected"
+    });
     pair.bob.start();
     pair.wait_in_sync(30);
     drop(silent);
@@ -123,7 +123,11 @@ fn wrong_requests_to_the_admin_api() {
             "{\"kind\": \"flush\", \"hang\": true, \"error\": \"EIO\"}",
         ),
         ("DELETE", "/v1/volumes/r0/faults/99", ""),
-        ("POST", "/v1/volumes/r0/actors/nobody/kill", "{\"how\": \"panic\"}"),
+        (
+            "POST",
+            "/v1/volumes/r0/actors/nobody/kill",
+            "{\"how\": \"panic\"}",
+        ),
         ("POST", "/v1/volumes/r0/actors/disk/kill", "{\"how\": \"gently\"}"),
     ];
     for (method, path, body) in wrong {

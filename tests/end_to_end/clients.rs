@@ -16,11 +16,7 @@ fn assert_holds(node: &Node, file: &Path) {
     let mut found = vec![0; wanted.len()];
     let disk = File::open(&node.disk).unwrap();
     disk.read_exact_at(&mut found, 0).unwrap();
-    assert!(
-        found == wanted,
-        "{}: not what was written",
-        node.settings.name
-    );
+    assert!(found == wanted, "{}: not what was written", node.settings.name);
 }
 
 /// Bytes that differ from block to block, with holes.
@@ -52,26 +48,9 @@ fn an_ext4_file_system_by_qemu_img() {
     File::create(&image).unwrap().set_len(size).unwrap();
     succeeds("mkfs.ext4", &["-q", "-F", text(&image)]);
     let uri = pair.alice.uri();
-    let convert = [
-        "convert",
-        "-n",
-        "-f",
-        "raw",
-        "-O",
-        "raw",
-        text(&image),
-        &uri,
-    ];
+    let convert = ["convert", "-n", "-f", "raw", "-O", "raw", text(&image), &uri];
     succeeds("qemu-img", &convert);
-    let compare = [
-        "compare",
-        "-f",
-        "raw",
-        "-F",
-        "raw",
-        text(&image),
-        &uri,
-    ];
+    let compare = ["compare", "-f", "raw", "-F", "raw", text(&image), &uri];
     succeeds("qemu-img", &compare);
     pair.stop_and_compare();
     assert_holds(&pair.alice, &image);

@@ -125,9 +125,9 @@ fn the_other_node_takes_over_from_a_killed_primary() {
     pair.alice.kill();
     let history = Arc::clone(&load.history);
     load.stop().expect_only_broken();
-    pair.bob
-        .admin
-        .wait_for("the loss is noticed", 20, |volume| connection(volume) != "Connected");
+    pair.bob.admin.wait_for("the loss is noticed", 20, |volume| {
+        connection(volume) != "Connected"
+    });
     pair.bob.admin.order(&["primary"]).expect_code(0);
     check_all(&pair.bob.nbd_socket(), &history);
     let load = Load::start(&pair.bob, Arc::clone(&history), HOT, 2);

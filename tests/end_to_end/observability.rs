@@ -108,12 +108,7 @@ fn metrics_and_events_tell_the_story() {
     events.wait_for_field("device", "io-error", "read");
     events.wait_for_field("device", "disk", "Failed");
     events.wait_for_field("device", "disk", "Diskless");
-    wait_for(
-        node,
-        "mendblock_detaches_total",
-        &["cause=\"read_error\""],
-        1.0,
-    );
+    wait_for(node, "mendblock_detaches_total", &["cause=\"read_error\""], 1.0);
     wait_for(node, "mendblock_disk_errors_total", &["kind=\"read\""], 1.0);
     wait_for(node, "mendblock_disk_state", &["state=\"Diskless\""], 1.0);
     wait_for(node, "mendblock_bad_blocks", &[], 1.0);
@@ -141,12 +136,7 @@ fn metrics_and_events_tell_the_story() {
         &["actor=\"bitmap\"", "cause=\"panicked\""],
         1.0,
     );
-    wait_for(
-        node,
-        "mendblock_actor_restarts_total",
-        &["actor=\"bitmap\""],
-        1.0,
-    );
+    wait_for(node, "mendblock_actor_restarts_total", &["actor=\"bitmap\""], 1.0);
 
     // The loss of the peer.
     pair.bob.kill();

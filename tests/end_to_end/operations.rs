@@ -88,7 +88,11 @@ fn detach_and_attach_under_load() {
     let load = Load::start(&pair.alice, Arc::<History>::default(), BUSY, 2);
     for (own, other, force) in [(&alice, &bob, false), (&bob, &alice, false), (&alice, &bob, true)] {
         load.progress(30, 20);
-        let order: &[&str] = if force { &["detach", "--force"] } else { &["detach"] };
+        let order: &[&str] = if force {
+            &["detach", "--force"]
+        } else {
+            &["detach"]
+        };
         own.order(order).expect_code(0);
         own.wait_for("given up", 20, |volume| volume.disk.state == "Diskless");
         own.order(&["detach"]).expect_code(0);

@@ -67,7 +67,11 @@ impl History {
         let ended = self.now();
         for block in blocks {
             let writes = all.get_mut(&block).unwrap();
-            writes.iter_mut().find(|write| write.value == value).unwrap().ended = Some(ended);
+            writes
+                .iter_mut()
+                .find(|write| write.value == value)
+                .unwrap()
+                .ended = Some(ended);
         }
     }
 

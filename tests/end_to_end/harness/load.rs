@@ -121,7 +121,8 @@ fn client(shared: &Shared, history: &History, number: u64) {
 }
 
 fn run(shared: &Shared, history: &History, number: u64) -> Result<(), String> {
-    let mut session = Session::connect(&shared.socket, VOLUME).map_err(|error| format!("connect: {error}"))?;
+    let mut session =
+        Session::connect(&shared.socket, VOLUME).map_err(|error| format!("connect: {error}"))?;
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (number + 1).wrapping_mul(0xff51_afd7_ed55_8ccd));
     while !shared.stop.load(Ordering::Relaxed) {
         let first = shared.area.start + random.below(shared.area.end - shared.area.start);

@@ -149,11 +149,7 @@ impl Node {
     /// Starts the process.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.settings.name);
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .unwrap();
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_mendblock"))
             .args(["node", "--allow-kill", "--config", text(&self.configuration)])
             .env("RUST_BACKTRACE", "1")
@@ -203,10 +199,6 @@ impl Node {
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
         kill_process(Pid::from_child(child), signal).unwrap();
-    }
-
-    pub fn is_running(&self) -> bool {
-        self.child.is_some()
     }
 
     /// An off-line command on this node's volume.

@@ -93,10 +93,9 @@ impl Pair {
         self.alice.start();
         self.bob.start();
         for node in [&self.alice, &self.bob] {
-            node.admin
-                .wait_for("connected for the first time", 20, |volume| {
-                    connection(volume) == "Connected" && volume.disk.state == "Inconsistent"
-                });
+            node.admin.wait_for("connected for the first time", 20, |volume| {
+                connection(volume) == "Connected" && volume.disk.state == "Inconsistent"
+            });
         }
         self.alice.admin.order(&["primary", "--force"]).expect_code(0);
         self.wait_in_sync(60);
