@@ -4,7 +4,7 @@ use crate::harness::admin::{mendblock, text};
 use crate::harness::disks::{self, BLOCK};
 use crate::harness::history::History;
 use crate::harness::load::{Load, check_all};
-use crate::harness::pair::{Options, Pair, connection};
+use crate::harness::pair::{Options, Pair, connection, peer_disk};
 use std::fs::{self, File};
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn damaged(damage: impl Fn(&Pair), words: &[&str]) {
     pair.bob.start();
     let (alice, bob) = (&pair.alice.admin, &pair.bob.admin);
     alice.wait_for("connected without the peer's disk", 30, |volume| {
-        connection(volume) == "Connected" && volume.connections[0].peer_disk == "Diskless"
+        connection(volume) == "Connected" && peer_disk(volume) == "Diskless"
     });
     assert_eq!(bob.volume().disk.state, "Diskless");
     let refused = bob.order(&["attach"]).expect_code(10);
@@ -177,8 +177,8 @@ fn configurations_that_cannot_run() {
         // These are good, but somebody else is there.
         (
             taken(
-                &pair.bob.peer_port().to_string(),
-                pair.alice.peer_port().to_string(),
+                &pair.bob.nbd_port().to_string(),
+                pair.alice.nbd_port().to_string(),
             )
             .replace(
                 &*pair.bob.admin.socket.to_string_lossy(),

@@ -128,18 +128,24 @@ pub fn wait_in_sync(admin: &Admin, seconds: u64) {
 pub fn is_in_sync(volume: &VolumeStatus) -> bool {
     connection(volume) == "Connected"
         && volume.disk.state == "UpToDate"
-        && volume.connections[0].peer_disk == "UpToDate"
+        && peer_disk(volume) == "UpToDate"
         && volume.out_of_sync_bytes == 0
 }
 
-/// Connection state.
+/// Connection state; empty before the first one is known.
 pub fn connection(volume: &VolumeStatus) -> &str {
-    &volume.connections[0].state
+    volume
+        .connections
+        .first()
+        .map_or("", |connection| &connection.state)
 }
 
 /// The peer's disk state.
 pub fn peer_disk(volume: &VolumeStatus) -> &str {
-    &volume.connections[0].peer_disk
+    volume
+        .connections
+        .first()
+        .map_or("", |connection| &connection.peer_disk)
 }
 
 /// A loopback address that nobody else has: not in this process, and hardly in another one.
