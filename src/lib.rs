@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod cli;
 pub mod configuration;
+pub mod demo;
 pub mod node;
 pub mod offline;

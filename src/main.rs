@@ -3,7 +3,7 @@
 use clap::Parser;
 use mendblock::admin::exit;
 use mendblock::cli::{Cli, Command, ConfigurationFile, run};
-use mendblock::{node, offline};
+use mendblock::{demo, node, offline};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -42,11 +42,11 @@ fn execute(command: &Command) -> Result<u8, Box<dyn std::error::Error>> {
             &mut std::io::stdout().lock(),
             &mut std::io::stderr(),
         )),
-        Command::Node(arguments) => Ok(node::run(arguments)),
-        Command::Demo(_) => Err(
-            "this build has the administration commands only: use a full build of mendblock for this one"
-                .into(),
-        ),
+        Command::Demo(arguments) => Ok(demo::run(arguments)),
+        Command::Node(arguments) => {
+            demo::end_with_parent();
+            Ok(node::run(arguments))
+        }
     }
 }
 

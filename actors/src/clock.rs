@@ -13,7 +13,9 @@ impl Clock {
     /// A clock that starts now.
     pub fn start() -> Self {
         // A part takes 0 for "never", so time begins after it.
-        Self { start: std::time::Instant::now() }
+        Self {
+            start: std::time::Instant::now(),
+        }
     }
 
     /// Now, as parts know it.
@@ -29,7 +31,9 @@ impl Clock {
 
 /// Wall clock in seconds since 1970.
 pub fn wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// 64 random bits of the operating system.
@@ -37,7 +41,9 @@ pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
     // Identifiers must be unique, not secret: should the system refuse, the clock's nanoseconds stand in.
     if getrandom::fill(&mut bytes).is_err() {
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let nanos = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
         return (nanos as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
     u64::from_le_bytes(bytes)

@@ -82,7 +82,9 @@ impl Counters {
         }
         match operation {
             Operation::Read => self.read_bytes.fetch_add(bytes, Ordering::Relaxed),
-            Operation::Write | Operation::WriteZeroes | Operation::Trim => self.written_bytes.fetch_add(bytes, Ordering::Relaxed),
+            Operation::Write | Operation::WriteZeroes | Operation::Trim => {
+                self.written_bytes.fetch_add(bytes, Ordering::Relaxed)
+            }
             Operation::Flush => 0,
         };
         self.metrics.client_answered(operation, 1, bytes);
@@ -116,7 +118,11 @@ impl Counters {
                 self.metrics.al_transactions.increment(1);
             }
             Fact::HelperEnded { handler, .. } => self.metrics.handler_ran(handler),
-            Fact::BadBlocks { range, change: "healed", .. } => self.metrics.blocks_mended.increment(u64::from(range.count())),
+            Fact::BadBlocks {
+                range,
+                change: "healed",
+                ..
+            } => self.metrics.blocks_mended.increment(u64::from(range.count())),
             Fact::ResyncStarted { bits, .. } => self.resync_total_blocks.store(*bits, Ordering::Relaxed),
             _ => {}
         }
@@ -135,5 +141,7 @@ impl Counters {
 }
 
 fn wall_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

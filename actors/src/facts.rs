@@ -32,13 +32,22 @@ pub struct FactSink {
 impl FactSink {
     /// A sink of this volume.
     pub fn new(volume: &str, events: broadcast::Sender<Arc<Happened>>, observer: Observer) -> Self {
-        Self { volume: volume.into(), events, observer }
+        Self {
+            volume: volume.into(),
+            events,
+            observer,
+        }
     }
 
     /// One fact: one log line, one event, its metrics.
     pub fn put(&self, part: PartName, fact: Fact) {
         log(&self.volume, part, &fact);
-        let happened = Happened { volume: Arc::clone(&self.volume), part, wall: crate::clock::wall(), fact };
+        let happened = Happened {
+            volume: Arc::clone(&self.volume),
+            part,
+            wall: crate::clock::wall(),
+            fact,
+        };
         (self.observer)(&happened);
         // Nobody listening is no error: events are only kept for those who read them.
         let _ = self.events.send(Arc::new(happened));
@@ -50,16 +59,40 @@ fn log(volume: &str, part: PartName, fact: &Fact) {
         Fact::StateChanged { old, new, cause } => {
             tracing::info!(volume, part = part.as_str(), cause, "{}", old.difference(new));
         }
-        Fact::IoError { number, kind, range, errno } => {
+        Fact::IoError {
+            number,
+            kind,
+            range,
+            errno,
+        } => {
             let range = range.map(|range| range.to_string());
-            tracing::warn!(volume, number = number.0, kind, range, errno, "lower disk failed a request");
+            tracing::warn!(
+                volume,
+                number = number.0,
+                kind,
+                range,
+                errno,
+                "lower disk failed a request"
+            );
         }
         Fact::ReadServedByPeer { range } => {
             tracing::info!(volume, %range, "the read that failed here was answered with the peer's data");
         }
-        Fact::ClientError { client, range, errno, why } => {
+        Fact::ClientError {
+            client,
+            range,
+            errno,
+            why,
+        } => {
             let range = range.map(|range| range.to_string());
-            tracing::warn!(volume, client = client.0, range, errno, why, "a client's request was answered with an error");
+            tracing::warn!(
+                volume,
+                client = client.0,
+                range,
+                errno,
+                why,
+                "a client's request was answered with an error"
+            );
         }
         Fact::Surprise { what } => tracing::warn!(volume, part = part.as_str(), what, "surprise"),
         Fact::Alert { what } => tracing::error!(volume, part = part.as_str(), "{what}"),

@@ -16,7 +16,10 @@ pub struct Living<P: Part + Unpin + 'static> {
 
 impl<P: Part + Unpin + 'static> Clone for Living<P> {
     fn clone(&self) -> Self {
-        Self { generation: self.generation, address: self.address.clone() }
+        Self {
+            generation: self.generation,
+            address: self.address.clone(),
+        }
     }
 }
 

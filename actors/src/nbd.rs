@@ -10,8 +10,8 @@ use mendblock_net::nbd::constants::{
     NBD_FLAG_SEND_WRITE_ZEROES,
 };
 use mendblock_net::nbd::{
-    BlockSizes, ClientSocket, CloseReason, ExportDirectory, ExportInfo, ExportRefusal, ListedExport, NbdListener, Negotiation,
-    RefusalKind, ServerPolicy, Step, Transmission,
+    BlockSizes, ClientSocket, CloseReason, ExportDirectory, ExportInfo, ExportRefusal, ListedExport,
+    NbdListener, Negotiation, RefusalKind, ServerPolicy, Step, Transmission,
 };
 use std::io::{self, IoSlice};
 use std::rc::Rc;
@@ -33,7 +33,9 @@ impl Directory {
     fn volume(&self, name: &str) -> Option<Rc<Volume>> {
         // The empty name is the default export: the only volume, where there is only one.
         match name {
-            "" => Some(self.0.list()).filter(|volumes| volumes.len() == 1).and_then(|mut volumes| volumes.pop()),
+            "" => Some(self.0.list())
+                .filter(|volumes| volumes.len() == 1)
+                .and_then(|mut volumes| volumes.pop()),
             name => self.0.get(name),
         }
     }
@@ -41,14 +43,23 @@ impl Directory {
 
 /// Whether a volume may be served, or why not.
 fn may_serve(name: &str, snapshot: Option<&Snapshot>) -> Result<(u64, u32), ExportRefusal> {
-    let refusal = |message: String| ExportRefusal { kind: RefusalKind::NotServing, message };
-    let Some(snapshot) = snapshot else { return Err(refusal(format!("{name} is starting: try again"))) };
+    let refusal = |message: String| ExportRefusal {
+        kind: RefusalKind::NotServing,
+        message,
+    };
+    let Some(snapshot) = snapshot else {
+        return Err(refusal(format!("{name} is starting: try again")));
+    };
     let vector = snapshot.vector;
     if vector.role != Role::Primary {
-        return Err(refusal(format!("{name} is Secondary here; connect to its Primary, or run `mendblock primary {name}`")));
+        return Err(refusal(format!(
+            "{name} is Secondary here; connect to its Primary, or run `mendblock primary {name}`"
+        )));
     }
     if snapshot.volume_sectors == 0 {
-        return Err(refusal(format!("the size of {name} is not known yet: attach a disk or connect the peer")));
+        return Err(refusal(format!(
+            "the size of {name} is not known yet: attach a disk or connect the peer"
+        )));
     }
     let minimum = snapshot.disk.as_ref().map_or(512, |disk| disk.logical_block);
     Ok((snapshot.volume_sectors * 512, minimum))
@@ -123,19 +134,42 @@ async fn client(socket: ClientSocket, volumes: Volumes) {
     }
 }
 
-async fn serve(socket: ClientSocket, volume: Rc<Volume>, transmission: &Transmission, rest: Vec<u8>, name: &str) {
-    tracing::info!(client = name, volume = volume.handle.name(), "NBD client attached");
+async fn serve(
+    socket: ClientSocket,
+    volume: Rc<Volume>,
+    transmission: &Transmission,
+    rest: Vec<u8>,
+    name: &str,
+) {
+    tracing::info!(
+        client = name,
+        volume = volume.handle.name(),
+        "NBD client attached"
+    );
     let counters = std::sync::Arc::clone(&volume.handle.counters);
-    let (pool, arrivals, rules) = (volume.pool.clone(), Rc::clone(&volume.arrivals), transmission.request_rules());
-    let port = volume.wired.session(|actor| ClientPort::new(socket, rules, pool, arrivals, actor, counters));
+    let (pool, arrivals, rules) = (
+        volume.pool.clone(),
+        Rc::clone(&volume.arrivals),
+        transmission.request_rules(),
+    );
+    let port = volume
+        .wired
+        .session(|actor| ClientPort::new(socket, rules, pool, arrivals, actor, counters));
     volume.handle.sessions.fetch_add(1, Ordering::Relaxed);
     volume.handle.counters.metrics().nbd_sessions_opened.increment(1);
     port.serve(rest).await;
     volume.handle.sessions.fetch_sub(1, Ordering::Relaxed);
-    tracing::info!(client = name, volume = volume.handle.name(), "NBD client detached");
+    tracing::info!(
+        client = name,
+        volume = volume.handle.name(),
+        "NBD client detached"
+    );
 }
 
-async fn negotiate(socket: &ClientSocket, volumes: &Volumes) -> io::Result<Option<(Box<Transmission>, Vec<u8>)>> {
+async fn negotiate(
+    socket: &ClientSocket,
+    volumes: &Volumes,
+) -> io::Result<Option<(Box<Transmission>, Vec<u8>)>> {
     let directory = Directory(volumes.clone());
     let mut negotiation = Negotiation::new(ServerPolicy::default());
     let mut input: Vec<u8> = Vec::new();
@@ -161,7 +195,11 @@ async fn send(socket: &ClientSocket, bytes: &[u8]) -> io::Result<()> {
         socket.ready(Interest::WRITABLE).await?;
         match socket.try_write_vectored(&[IoSlice::new(&bytes[sent..])]) {
             Ok(count) => sent += count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error),
         }
     }
@@ -178,7 +216,11 @@ async fn receive(socket: &ClientSocket, input: &mut Vec<u8>) -> io::Result<()> {
                 input.extend_from_slice(&bytes[..count]);
                 return Ok(());
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error),
         }
     }

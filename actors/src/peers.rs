@@ -44,9 +44,21 @@ async fn peer(connection: Connection, volumes: Volumes) {
     match volumes.get(&hello.volume) {
         Some(volume) => volume.wired.peer.accepted(address, reader, writer, hello),
         None => {
-            let reason = format!("no volume {:?} on this node: compare both configurations", hello.volume);
+            let reason = format!(
+                "no volume {:?} on this node: compare both configurations",
+                hello.volume
+            );
             tracing::warn!(address, reason, "peer refused");
-            if writer.push(&Message::Refused { reason, for_good: true }, None).is_ok() {
+            if writer
+                .push(
+                    &Message::Refused {
+                        reason,
+                        for_good: true,
+                    },
+                    None,
+                )
+                .is_ok()
+            {
                 // The peer may be gone already.
                 let _ = tokio::time::timeout(HELLO_LIMIT, writer.flush()).await;
                 let _ = writer.finish();
@@ -61,7 +73,10 @@ async fn first(reader: &mut Reader<BufferMut>) -> io::Result<Hello> {
     let batch = reader.read_batch(|_, _| None).await?;
     match batch.frames.into_iter().next().map(|frame| frame.message) {
         Some(Message::Hello(hello)) => Ok(hello),
-        Some(other) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("expected a hello, got {:?}", other.kind()))),
+        Some(other) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("expected a hello, got {:?}", other.kind()),
+        )),
         None => Err(io::ErrorKind::InvalidData.into()),
     }
 }

@@ -78,13 +78,34 @@ impl<P: Part + 'static> Unpin for Shell<P> {}
 
 impl<P: Part + Unpin + 'static> Shell<P> {
     /// A shell around a part; `initial` is handled before anything that is delivered.
-    pub fn new(part: P, port: Box<dyn Port<P::Effect>>, routes: Routes, facts: FactSink, clock: Clock, initial: Vec<P::In>) -> Self {
-        Self { part, port, routes, facts, clock, initial, out: Outbox::default(), timer: None, hung: false }
+    pub fn new(
+        part: P,
+        port: Box<dyn Port<P::Effect>>,
+        routes: Routes,
+        facts: FactSink,
+        clock: Clock,
+        initial: Vec<P::In>,
+    ) -> Self {
+        Self {
+            part,
+            port,
+            routes,
+            facts,
+            clock,
+            initial,
+            out: Outbox::default(),
+            timer: None,
+            hung: false,
+        }
     }
 
     fn step(&mut self, run: impl FnOnce(&mut P, &mut PartContext<'_>, &mut Outbox<P::Effect>)) {
         let mut random = clock::random;
-        let mut cx = PartContext { now: self.clock.now(), wall: clock::wall(), random: &mut random };
+        let mut cx = PartContext {
+            now: self.clock.now(),
+            wall: clock::wall(),
+            random: &mut random,
+        };
         run(&mut self.part, &mut cx, &mut self.out);
     }
 
@@ -175,7 +196,11 @@ impl<P: Part + Unpin + 'static> Handler<Heartbeat> for Shell<P> {
     type Result = actix::ResponseFuture<()>;
 
     fn handle(&mut self, _: Heartbeat, _: &mut Self::Context) -> Self::Result {
-        if self.hung { Box::pin(std::future::pending()) } else { Box::pin(std::future::ready(())) }
+        if self.hung {
+            Box::pin(std::future::pending())
+        } else {
+            Box::pin(std::future::ready(()))
+        }
     }
 }
 

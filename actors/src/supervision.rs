@@ -71,7 +71,10 @@ pub async fn supervise<P>(
         notice(Notice::Died(generation, end));
         let now = Instant::now();
         deaths.push_back(now);
-        while deaths.front().is_some_and(|&at| now.duration_since(at) > BUDGET_WINDOW) {
+        while deaths
+            .front()
+            .is_some_and(|&at| now.duration_since(at) > BUDGET_WINDOW)
+        {
             deaths.pop_front();
         }
         if deaths.len() > BUDGET {
@@ -84,17 +87,29 @@ pub async fn supervise<P>(
 
 /// The first death is followed at once; a series slows down to 100 ms.
 fn back_off(recent: usize) -> Duration {
-    Duration::from_millis(if recent <= 2 { 0 } else { (1u64 << (recent - 2).min(7)).min(100) })
+    Duration::from_millis(if recent <= 2 {
+        0
+    } else {
+        (1u64 << (recent - 2).min(7)).min(100)
+    })
 }
 
-async fn run_generation<P>(slot: &Slot<P>, shell: Shell<P>, generation: PartGeneration, notice: &mut impl FnMut(Notice)) -> End
+async fn run_generation<P>(
+    slot: &Slot<P>,
+    shell: Shell<P>,
+    generation: PartGeneration,
+    notice: &mut impl FnMut(Notice),
+) -> End
 where
     P: Part + Unpin + 'static,
 {
     let ctx = Context::<Shell<P>>::new();
     let address = actix::AsyncContext::address(&ctx);
     let mut task = actix::spawn(ctx.into_future(shell));
-    slot.send_replace(Some(Living { generation, address: address.clone() }));
+    slot.send_replace(Some(Living {
+        generation,
+        address: address.clone(),
+    }));
     notice(Notice::Lives(generation));
     let mut beat = tokio::time::interval(HEARTBEAT_EVERY);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -81,7 +81,13 @@ pub struct Actors(Arc<Mutex<BTreeMap<PartName, ActorStatus>>>);
 impl Actors {
     fn with(&self, part: PartName, edit: impl FnOnce(&mut ActorStatus)) {
         let mut actors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = ActorStatus { part, generation: PartGeneration(0), stopped: 0, panicked: 0, hung: 0 };
+        let fresh = ActorStatus {
+            part,
+            generation: PartGeneration(0),
+            stopped: 0,
+            panicked: 0,
+            hung: 0,
+        };
         edit(actors.entry(part).or_insert(fresh));
     }
 
@@ -99,7 +105,12 @@ impl Actors {
 
     /// All, by name.
     pub fn list(&self) -> Vec<ActorStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .copied()
+            .collect()
     }
 }
 
@@ -140,7 +151,12 @@ impl VolumeHandle {
     pub async fn command(&self, command: Command) -> CommandAnswer {
         let (sender, answer) = oneshot::channel();
         let sent = self.orders.send(Order::Command(command, sender)).is_ok();
-        let gone = CommandAnswer { code: 0, text: "the volume is gone: the node is stopping".to_owned(), hint: None, exit_code: 20 };
+        let gone = CommandAnswer {
+            code: 0,
+            text: "the volume is gone: the node is stopping".to_owned(),
+            hint: None,
+            exit_code: 20,
+        };
         if sent { answer.await.unwrap_or(gone) } else { gone }
     }
 
@@ -231,7 +247,15 @@ fn start(
     let (address, tcp, peer_pool) = (setup.peer, setup.tcp.clone(), pool.clone());
     let handlers = Arc::clone(&setup.handlers);
     let ports = Ports {
-        disk: Box::new(move |actor| DiskPort::new(disk.clone(), faults.clone(), disk_pool.clone(), actor, Arc::clone(&disk_counters))),
+        disk: Box::new(move |actor| {
+            DiskPort::new(
+                disk.clone(),
+                faults.clone(),
+                disk_pool.clone(),
+                actor,
+                Arc::clone(&disk_counters),
+            )
+        }),
         peer: Box::new(move |actor| PeerPort::new(address, tcp.clone(), peer_pool.clone(), actor)),
         helper: Box::new(move |actor| HelperPort::new(Arc::clone(&handlers), actor)),
         health,
@@ -241,8 +265,18 @@ fn start(
         progress: progress_sender,
     };
     let observer = Arc::clone(&counters);
-    let facts = FactSink::new(&name, events, Arc::new(move |happened: &Happened| observer.observe(happened)));
-    let wired = wiring::start(Arc::clone(&setup.configuration), ports, facts, clock, actors.clone());
+    let facts = FactSink::new(
+        &name,
+        events,
+        Arc::new(move |happened: &Happened| observer.observe(happened)),
+    );
+    let wired = wiring::start(
+        Arc::clone(&setup.configuration),
+        ports,
+        facts,
+        clock,
+        actors.clone(),
+    );
     let (orders, taken) = mpsc::unbounded_channel();
     actix::spawn(take_orders(taken, wired.routes.clone(), wired.answers.clone()));
     let handle = VolumeHandle {
@@ -256,10 +290,19 @@ fn start(
         counters,
         clock,
     };
-    Ok(Volume { handle, wired, pool, arrivals: Rc::new(Cell::new(0)) })
+    Ok(Volume {
+        handle,
+        wired,
+        pool,
+        arrivals: Rc::new(Cell::new(0)),
+    })
 }
 
-async fn take_orders(mut orders: mpsc::UnboundedReceiver<Order>, routes: wiring::Routes, answers: crate::ports::snapshot::Answers) {
+async fn take_orders(
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    routes: wiring::Routes,
+    answers: crate::ports::snapshot::Answers,
+) {
     while let Some(order) = orders.recv().await {
         match order {
             Order::Command(command, answer) => {

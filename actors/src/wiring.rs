@@ -113,7 +113,17 @@ impl Routes {
         let (volume_slot, volume) = Handle::new();
         let (resync_slot, resync) = Handle::new();
         let (helper_slot, helper) = Handle::new();
-        let routes = Self { state, disk, bitmap, activity, peer, volume, resync, helper, clients: Sessions::default() };
+        let routes = Self {
+            state,
+            disk,
+            bitmap,
+            activity,
+            peer,
+            volume,
+            resync,
+            helper,
+            clients: Sessions::default(),
+        };
         let slots = Slots {
             state: state_slot,
             disk: disk_slot,
@@ -173,7 +183,10 @@ impl Routes {
         ];
         messages.retain(|message| name_of(message) != part);
         messages.extend(
-            self.clients.borrow().keys().map(|&client| To::Client(client, ClientIn::Restarted { part, generation })),
+            self.clients
+                .borrow()
+                .keys()
+                .map(|&client| To::Client(client, ClientIn::Restarted { part, generation })),
         );
         self.deliver(&mut messages);
     }
@@ -197,7 +210,12 @@ impl Routes {
             PartName::Resync => order(&self.resync, death),
             PartName::Helper => order(&self.helper, death),
             // Every session dies: each client must not notice.
-            PartName::Client => self.clients.borrow().values().map(|session| order(session, death)).fold(false, |a, b| a | b),
+            PartName::Client => self
+                .clients
+                .borrow()
+                .values()
+                .map(|session| order(session, death))
+                .fold(false, |a, b| a | b),
         }
     }
 }
@@ -271,10 +289,23 @@ pub struct Wired {
 }
 
 /// Makes and starts the actors of a volume on this Arbiter.
-pub fn start(configuration: Arc<VolumeConfiguration>, ports: Ports, facts: FactSink, clock: Clock, actors: Actors) -> Wired {
+pub fn start(
+    configuration: Arc<VolumeConfiguration>,
+    ports: Ports,
+    facts: FactSink,
+    clock: Clock,
+    actors: Actors,
+) -> Wired {
     let (routes, slots) = Routes::new();
     let answers = Answers::default();
-    let common = Common { configuration, routes: routes.clone(), facts, clock, actors, answers: answers.clone() };
+    let common = Common {
+        configuration,
+        routes: routes.clone(),
+        facts,
+        clock,
+        actors,
+        answers: answers.clone(),
+    };
     let disk = (ports.disk)(routes.disk.clone());
     let peer = (ports.peer)(routes.peer.clone());
     let helper = (ports.helper)(routes.helper.clone());
@@ -287,7 +318,13 @@ pub fn start(configuration: Arc<VolumeConfiguration>, ports: Ports, facts: FactS
     common.resync(slots.resync, ports.progress);
     common.helper(slots.helper, helper);
     common.peer(slots.peer, peer.clone(), connection);
-    Wired { routes, answers, peer, common, next_client: Rc::new(Cell::new(0)) }
+    Wired {
+        routes,
+        answers,
+        peer,
+        common,
+        next_client: Rc::new(Cell::new(0)),
+    }
 }
 
 impl Wired {
@@ -314,12 +351,28 @@ fn tell_openers(routes: &Routes) {
 }
 
 impl Common {
-    fn shell<P: Part + Unpin + 'static>(&self, part: P, port: Box<dyn Port<P::Effect>>, initial: Vec<P::In>) -> Shell<P> {
-        Shell::new(part, port, self.routes.clone(), self.facts.clone(), self.clock, initial)
+    fn shell<P: Part + Unpin + 'static>(
+        &self,
+        part: P,
+        port: Box<dyn Port<P::Effect>>,
+        initial: Vec<P::In>,
+    ) -> Shell<P> {
+        Shell::new(
+            part,
+            port,
+            self.routes.clone(),
+            self.facts.clone(),
+            self.clock,
+            initial,
+        )
     }
 
     /// Supervises a part: books its lives and deaths, announces new generations, gives it up in a defined state.
-    fn supervise<P: Part + Unpin + 'static>(&self, slot: Slot<P>, make: impl FnMut(PartGeneration) -> Option<Shell<P>> + 'static) {
+    fn supervise<P: Part + Unpin + 'static>(
+        &self,
+        slot: Slot<P>,
+        make: impl FnMut(PartGeneration) -> Option<Shell<P>> + 'static,
+    ) {
         let common = self.clone();
         let notice = move |notice: Notice| common.notice(P::NAME, notice);
         actix::spawn(supervise(slot, make, notice));
@@ -337,7 +390,8 @@ impl Common {
                 self.actors.died(part, end);
                 tracing::warn!(volume = %self.configuration.volume, actor = part.as_str(), generation = generation.0, end = end.as_str(), "actor died, its successor follows");
                 if part == PartName::State {
-                    self.answers.fail_all("the state actor died while it worked on the command");
+                    self.answers
+                        .fail_all("the state actor died while it worked on the command");
                 }
             }
             Notice::GivenUp(generation) => self.given_up(part, generation),
@@ -384,12 +438,27 @@ impl Common {
         });
     }
 
-    fn bitmap(&self, slot: Slot<BitmapPart>, files: HealthFiles, bad_blocks: watch::Sender<Arc<BadBlocks>>, counters: Arc<Counters>) {
+    fn bitmap(
+        &self,
+        slot: Slot<BitmapPart>,
+        files: HealthFiles,
+        bad_blocks: watch::Sender<Arc<BadBlocks>>,
+        counters: Arc<Counters>,
+    ) {
         let common = self.clone();
         self.supervise(slot, move |generation| {
             let part = BitmapPart::new(Arc::clone(&common.configuration), generation);
-            let port = HealthPort::new(files.clone(), common.routes.bitmap.clone(), bad_blocks.clone(), Arc::clone(&counters));
-            Some(common.shell(part, Box::new(port), vec![BitmapIn::HealthRead { files: files.read() }]))
+            let port = HealthPort::new(
+                files.clone(),
+                common.routes.bitmap.clone(),
+                bad_blocks.clone(),
+                Arc::clone(&counters),
+            );
+            Some(common.shell(
+                part,
+                Box::new(port),
+                vec![BitmapIn::HealthRead { files: files.read() }],
+            ))
         });
     }
 
@@ -430,7 +499,10 @@ impl Common {
         let common = self.clone();
         self.supervise(slot, move |generation| {
             port.close_all();
-            let last: Option<ConnectionNumber> = snapshot.borrow().as_ref().and_then(|snapshot| snapshot.connection);
+            let last: Option<ConnectionNumber> = snapshot
+                .borrow()
+                .as_ref()
+                .and_then(|snapshot| snapshot.connection);
             let part = PeerPart::new(Arc::clone(&common.configuration), generation, last);
             Some(common.shell(part, Box::new(port.clone()), Vec::new()))
         });

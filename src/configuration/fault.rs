@@ -101,9 +101,17 @@ pub enum FaultError {
 impl FaultError {
     /// The error with this Linux error number, if it is one that can be injected.
     pub fn of_errno(errno: i32) -> Option<Self> {
-        [Self::Eio, Self::Enospc, Self::Enxio, Self::Enodev, Self::Eilseq, Self::Etimedout, Self::Eremoteio]
-            .into_iter()
-            .find(|error| error.errno() == errno)
+        [
+            Self::Eio,
+            Self::Enospc,
+            Self::Enxio,
+            Self::Enodev,
+            Self::Eilseq,
+            Self::Etimedout,
+            Self::Eremoteio,
+        ]
+        .into_iter()
+        .find(|error| error.errno() == errno)
     }
 
     /// The error number by Linux.

@@ -2,7 +2,9 @@
 
 use super::{Node, events, faults, status};
 use crate::admin::exit;
-use crate::admin::schema::{ConnectRequest, DetachRequest, DisconnectRequest, ErrorBody, Kill, KillRequest, PrimaryRequest};
+use crate::admin::schema::{
+    ConnectRequest, DetachRequest, DisconnectRequest, ErrorBody, Kill, KillRequest, PrimaryRequest,
+};
 use crate::configuration::FaultRule;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -26,7 +28,10 @@ pub fn admin(node: Shared) -> Router {
     Router::new()
         .route("/v1/status", get(show_status))
         .route("/v1/events", get(stream_events))
-        .route("/v1/volumes/{name}/faults", get(list_faults).post(add_fault).delete(clear_faults))
+        .route(
+            "/v1/volumes/{name}/faults",
+            get(list_faults).post(add_fault).delete(clear_faults),
+        )
         .route("/v1/volumes/{name}/faults/{number}", delete(remove_fault))
         .route("/v1/volumes/{name}/actors/{actor}/kill", post(kill))
         .route("/v1/volumes/{name}/{command}", post(command))
@@ -37,12 +42,18 @@ pub fn admin(node: Shared) -> Router {
 
 /// Routes of the metrics page.
 pub fn metrics(node: Shared) -> Router {
-    Router::new().route("/metrics", get(show_metrics)).with_state(node)
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .with_state(node)
 }
 
 async fn show_metrics(State(node): State<Shared>) -> Response {
     node.metrics.tick(&node.volumes);
-    ([(header::CONTENT_TYPE, mendblock_metrics::Exporter::CONTENT_TYPE)], node.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, mendblock_metrics::Exporter::CONTENT_TYPE)],
+        node.metrics.render(),
+    )
+        .into_response()
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
@@ -53,7 +64,15 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
 }
 
 fn refused(status: StatusCode, code: i32, text: impl Into<String>, hint: impl Into<String>) -> Response {
-    json(status, &ErrorBody { code, text: text.into(), hint: hint.into(), exit_code: exit::of_code(code) })
+    json(
+        status,
+        &ErrorBody {
+            code,
+            text: text.into(),
+            hint: hint.into(),
+            exit_code: exit::of_code(code),
+        },
+    )
 }
 
 fn done() -> Response {
@@ -61,7 +80,12 @@ fn done() -> Response {
 }
 
 async fn unknown() -> Response {
-    refused(StatusCode::NOT_FOUND, 127, "there is no such path or method", "see docs/operation.md for the admin API")
+    refused(
+        StatusCode::NOT_FOUND,
+        127,
+        "there is no such path or method",
+        "see docs/operation.md for the admin API",
+    )
 }
 
 /// A body, or the default where there is none; refused with the reason where it is none of ours.
@@ -73,22 +97,40 @@ fn body<T: DeserializeOwned + Default>(bytes: &Bytes) -> Result<T, Box<Response>
 }
 
 fn strict<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Box<Response>> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Box::new(refused(StatusCode::BAD_REQUEST, 126, format!("the request's body is not understood: {error}"), "")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Box::new(refused(
+            StatusCode::BAD_REQUEST,
+            126,
+            format!("the request's body is not understood: {error}"),
+            "",
+        ))
+    })
 }
 
 fn find<'n>(node: &'n Node, name: &str) -> Result<&'n VolumeHandle, Box<Response>> {
-    node.volumes.iter().find(|volume| volume.name() == name).ok_or_else(|| {
-        let known: Vec<&str> = node.volumes.iter().map(VolumeHandle::name).collect();
-        Box::new(refused(StatusCode::NOT_FOUND, 127, format!("there is no volume {name:?} here"), format!("there are: {}", known.join(", "))))
-    })
+    node.volumes
+        .iter()
+        .find(|volume| volume.name() == name)
+        .ok_or_else(|| {
+            let known: Vec<&str> = node.volumes.iter().map(VolumeHandle::name).collect();
+            Box::new(refused(
+                StatusCode::NOT_FOUND,
+                127,
+                format!("there is no volume {name:?} here"),
+                format!("there are: {}", known.join(", ")),
+            ))
+        })
 }
 
 async fn show_status(State(node): State<Shared>) -> Response {
     json(StatusCode::OK, &status::status(&node))
 }
 
-async fn command(State(node): State<Shared>, Path((name, command)): Path<(String, String)>, bytes: Bytes) -> Response {
+async fn command(
+    State(node): State<Shared>,
+    Path((name, command)): Path<(String, String)>,
+    bytes: Bytes,
+) -> Response {
     let volume = match find(&node, &name) {
         Ok(volume) => volume,
         Err(response) => return *response,
@@ -103,12 +145,20 @@ async fn command(State(node): State<Shared>, Path((name, command)): Path<(String
 
 fn order(command: &str, bytes: &Bytes) -> Result<Option<Command>, Box<Response>> {
     Ok(Some(match command {
-        "primary" => Command::Primary { force: body::<PrimaryRequest>(bytes)?.force },
+        "primary" => Command::Primary {
+            force: body::<PrimaryRequest>(bytes)?.force,
+        },
         "secondary" => Command::Secondary,
         "attach" => Command::Attach { new_disk: false },
-        "detach" => Command::Detach { force: body::<DetachRequest>(bytes)?.force },
-        "connect" => Command::Connect { discard_my_data: body::<ConnectRequest>(bytes)?.discard_my_data },
-        "disconnect" => Command::Disconnect { force: body::<DisconnectRequest>(bytes)?.force },
+        "detach" => Command::Detach {
+            force: body::<DetachRequest>(bytes)?.force,
+        },
+        "connect" => Command::Connect {
+            discard_my_data: body::<ConnectRequest>(bytes)?.discard_my_data,
+        },
+        "disconnect" => Command::Disconnect {
+            force: body::<DisconnectRequest>(bytes)?.force,
+        },
         "invalidate" => Command::Invalidate,
         _ => return Ok(None),
     }))
@@ -149,7 +199,12 @@ async fn add_fault(State(node): State<Shared>, Path(name): Path<String>, bytes: 
     tracing::warn!(volume = name, ?rule, "fault injected by order");
     match faults::add(&volume.setup.faults, &rule) {
         Some(entry) => json(StatusCode::OK, &entry),
-        None => refused(StatusCode::BAD_REQUEST, 126, "the fault layer refuses this rule", "see docs/failure-guide.md"),
+        None => refused(
+            StatusCode::BAD_REQUEST,
+            126,
+            "the fault layer refuses this rule",
+            "see docs/failure-guide.md",
+        ),
     }
 }
 
@@ -169,17 +224,37 @@ async fn remove_fault(State(node): State<Shared>, Path((name, number)): Path<(St
         Ok(volume) => volume,
         Err(response) => return *response,
     };
-    let removed = u32::try_from(number).ok().is_some_and(|number| volume.setup.faults.remove(number).is_ok());
-    if removed { done() } else { refused(StatusCode::NOT_FOUND, 127, format!("there is no fault {number}"), "list them first") }
+    let removed = u32::try_from(number)
+        .ok()
+        .is_some_and(|number| volume.setup.faults.remove(number).is_ok());
+    if removed {
+        done()
+    } else {
+        refused(
+            StatusCode::NOT_FOUND,
+            127,
+            format!("there is no fault {number}"),
+            "list them first",
+        )
+    }
 }
 
-async fn kill(State(node): State<Shared>, Path((name, actor)): Path<(String, String)>, bytes: Bytes) -> Response {
+async fn kill(
+    State(node): State<Shared>,
+    Path((name, actor)): Path<(String, String)>,
+    bytes: Bytes,
+) -> Response {
     let volume = match find(&node, &name) {
         Ok(volume) => volume,
         Err(response) => return *response,
     };
     if !node.allow_kill {
-        return refused(StatusCode::FORBIDDEN, 152, "this node does not let actors be killed", "start it with --allow-kill");
+        return refused(
+            StatusCode::FORBIDDEN,
+            152,
+            "this node does not let actors be killed",
+            "start it with --allow-kill",
+        );
     }
     let request: KillRequest = match strict(&bytes) {
         Ok(request) => request,
@@ -187,7 +262,12 @@ async fn kill(State(node): State<Shared>, Path((name, actor)): Path<(String, Str
     };
     let Some(part) = PartName::ALL.into_iter().find(|part| part.as_str() == actor) else {
         let known: Vec<&str> = PartName::ALL.iter().map(|part| part.as_str()).collect();
-        return refused(StatusCode::NOT_FOUND, 127, format!("there is no actor {actor:?}"), format!("there are: {}", known.join(", ")));
+        return refused(
+            StatusCode::NOT_FOUND,
+            127,
+            format!("there is no actor {actor:?}"),
+            format!("there are: {}", known.join(", ")),
+        );
     };
     let death = match request.how {
         Kill::Panic => Death::Panic,
@@ -197,7 +277,12 @@ async fn kill(State(node): State<Shared>, Path((name, actor)): Path<(String, Str
     if volume.kill(part, death).await {
         done()
     } else {
-        refused(StatusCode::CONFLICT, 152, format!("no {actor} actor lives at the moment"), "try again")
+        refused(
+            StatusCode::CONFLICT,
+            152,
+            format!("no {actor} actor lives at the moment"),
+            "try again",
+        )
     }
 }
 
@@ -211,14 +296,22 @@ async fn stream_events(State(node): State<Shared>) -> Response {
     let state = (receiver, node, 0u64, Some(first));
     let stream = futures_util::stream::unfold(state, |(mut receiver, node, mut number, first)| async move {
         if let Some(first) = first {
-            return Some((Ok::<_, std::convert::Infallible>(first), (receiver, node, number, None)));
+            return Some((
+                Ok::<_, std::convert::Infallible>(first),
+                (receiver, node, number, None),
+            ));
         }
         loop {
             let mut lines = Vec::new();
             match receiver.recv().await {
                 Ok(happened) => {
-                    let peer = node.volumes.iter().find(|volume| *volume.name() == *happened.volume);
-                    let peer = peer.map_or("", |volume| volume.setup.configuration.peer_name.as_str()).to_owned();
+                    let peer = node
+                        .volumes
+                        .iter()
+                        .find(|volume| *volume.name() == *happened.volume);
+                    let peer = peer
+                        .map_or("", |volume| volume.setup.configuration.peer_name.as_str())
+                        .to_owned();
                     for event in events::of(&happened, &peer, &mut number) {
                         append_line(&mut lines, &event);
                     }
@@ -234,7 +327,11 @@ async fn stream_events(State(node): State<Shared>) -> Response {
             }
         }
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream)).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(stream),
+    )
+        .into_response()
 }
 
 fn append_line(lines: &mut Vec<u8>, value: &impl Serialize) {

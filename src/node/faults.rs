@@ -6,9 +6,18 @@ use mendblock_storage::units::SectorRange;
 
 /// Adds a rule under the next free number.
 pub fn add(faults: &FaultHandle, rule: &FaultRule) -> Option<FaultEntry> {
-    let number = faults.list().iter().map(|active| active.rule.id).max().map_or(1, |highest| highest.saturating_add(1));
+    let number = faults
+        .list()
+        .iter()
+        .map(|active| active.rule.id)
+        .max()
+        .map_or(1, |highest| highest.saturating_add(1));
     faults.add(of(number, rule)).ok()?;
-    Some(FaultEntry { number: u64::from(number), hits: 0, rule: rule.clone() })
+    Some(FaultEntry {
+        number: u64::from(number),
+        hits: 0,
+        rule: rule.clone(),
+    })
 }
 
 /// All rules in force.
@@ -16,7 +25,11 @@ pub fn list(faults: &FaultHandle) -> Vec<FaultEntry> {
     faults
         .list()
         .into_iter()
-        .map(|active| FaultEntry { number: u64::from(active.rule.id), hits: active.hits, rule: entry(&active.rule) })
+        .map(|active| FaultEntry {
+            number: u64::from(active.rule.id),
+            hits: active.hits,
+            rule: entry(&active.rule),
+        })
         .collect()
 }
 
@@ -29,10 +42,14 @@ fn of(id: u32, rule: &FaultRule) -> Rule {
             FaultKind::Flush => Kind::Flush,
             FaultKind::Any => Kind::Any,
         },
-        range: rule.range().and_then(|(first, count)| SectorRange::new(first, count)),
+        range: rule
+            .range()
+            .and_then(|(first, count)| SectorRange::new(first, count)),
         effect: match rule.effect() {
             FaultEffect::Error(error) => Effect::Error { errno: error.errno() },
-            FaultEffect::Delay(milliseconds) => Effect::Delay { milliseconds: u32::try_from(milliseconds).unwrap_or(u32::MAX) },
+            FaultEffect::Delay(milliseconds) => Effect::Delay {
+                milliseconds: u32::try_from(milliseconds).unwrap_or(u32::MAX),
+            },
             FaultEffect::Hang => Effect::Hang,
         },
         mode: match rule.mode {

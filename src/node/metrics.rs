@@ -6,8 +6,8 @@ use mendblock_core::part::PartName;
 use mendblock_core::snapshot::Snapshot;
 use mendblock_core::volume::state::{DetachCause, DisklessReason};
 use mendblock_metrics::{
-    ActorMetrics, DeathCause, DetachCause as Cause, Exporter, ExporterError, NodeMetrics, PeerLabels, PeerMetrics, VolumeLabels,
-    VolumeMetrics,
+    ActorMetrics, DeathCause, DetachCause as Cause, Exporter, ExporterError, NodeMetrics, PeerLabels,
+    PeerMetrics, VolumeLabels, VolumeMetrics,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -39,21 +39,39 @@ impl NodeMetricsSet {
     /// Registers everything.
     pub fn new(configuration: &Configuration, started: f64) -> Result<Self, ExporterError> {
         let exporter = Exporter::install()?;
-        let node = NodeMetrics::new(&configuration.node.name, configuration.node.id, env!("CARGO_PKG_VERSION"), started);
+        let node = NodeMetrics::new(
+            &configuration.node.name,
+            configuration.node.id,
+            env!("CARGO_PKG_VERSION"),
+            started,
+        );
         let volumes = configuration
             .volumes
             .iter()
             .map(|volume| VolumeSet {
-                volume: Arc::new(VolumeMetrics::new(VolumeLabels { volume: &volume.name, minor: volume.minor })),
-                peer: volume
-                    .peer
-                    .as_ref()
-                    .map(|peer| PeerMetrics::new(PeerLabels { volume: &volume.name, peer: &peer.name, node_id: peer.node_id })),
-                actors: PartName::ALL.into_iter().map(|part| (part, ActorMetrics::new(&volume.name, part.as_str()))).collect(),
+                volume: Arc::new(VolumeMetrics::new(VolumeLabels {
+                    volume: &volume.name,
+                    minor: volume.minor,
+                })),
+                peer: volume.peer.as_ref().map(|peer| {
+                    PeerMetrics::new(PeerLabels {
+                        volume: &volume.name,
+                        peer: &peer.name,
+                        node_id: peer.node_id,
+                    })
+                }),
+                actors: PartName::ALL
+                    .into_iter()
+                    .map(|part| (part, ActorMetrics::new(&volume.name, part.as_str())))
+                    .collect(),
                 seen: Mutex::default(),
             })
             .collect();
-        Ok(Self { exporter, node, volumes })
+        Ok(Self {
+            exporter,
+            node,
+            volumes,
+        })
     }
 
     /// Handles of each volume, in the configuration's order.
@@ -85,7 +103,13 @@ impl VolumeSet {
         self.volume.requests_pending.set(load(&counters.upper_pending));
         self.volume.disk_pending.set(load(&counters.lower_pending));
         self.volume.nbd_sessions.set(load(&handle.sessions));
-        let bad: u64 = handle.bad_blocks.borrow().own.iter().map(|range| u64::from(range.count())).sum();
+        let bad: u64 = handle
+            .bad_blocks
+            .borrow()
+            .own
+            .iter()
+            .map(|range| u64::from(range.count()))
+            .sum();
         self.volume.bad_blocks.set(bad as f64);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.actors(handle, &mut seen);
@@ -95,17 +119,32 @@ impl VolumeSet {
                 peer.out_of_sync_bytes.set(out_of_sync);
                 let progress = handle.progress.borrow().unwrap_or_default();
                 let running = snapshot.vector.connection.is_resync();
-                peer.resync_size_bytes.set(if running { progress.total as f64 * 4096.0 } else { 0.0 });
-                peer.resync_left_bytes.set(if running { progress.left as f64 * 4096.0 } else { 0.0 });
+                peer.resync_size_bytes.set(if running {
+                    progress.total as f64 * 4096.0
+                } else {
+                    0.0
+                });
+                peer.resync_left_bytes.set(if running {
+                    progress.left as f64 * 4096.0
+                } else {
+                    0.0
+                });
             }
         }
     }
 
     fn actors(&self, handle: &VolumeHandle, seen: &mut Seen) {
         for status in handle.actors.list() {
-            let Some(metrics) = self.actors.get(&status.part) else { continue };
+            let Some(metrics) = self.actors.get(&status.part) else {
+                continue;
+            };
             let before = seen.actors.insert(status.part, status);
-            let before = before.unwrap_or(ActorStatus { panicked: 0, stopped: 0, hung: 0, ..status });
+            let before = before.unwrap_or(ActorStatus {
+                panicked: 0,
+                stopped: 0,
+                hung: 0,
+                ..status
+            });
             for (cause, now, then) in [
                 (DeathCause::Panicked, status.panicked, before.panicked),
                 (DeathCause::Stopped, status.stopped, before.stopped),

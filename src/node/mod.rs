@@ -94,7 +94,12 @@ pub fn run(arguments: &NodeArguments) -> u8 {
 /// One line per fact on standard error; the filter is checked with the configuration.
 fn logging(filter: &str) {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
     std::panic::set_hook(Box::new(|info| {
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!("panic: {info}\n{backtrace}");
@@ -145,10 +150,18 @@ async fn start_volumes(
 async fn bring_up(volume: VolumeHandle, connect: bool) {
     let attached = volume.command(Command::Attach { new_disk: false }).await;
     if attached.code < 1 || attached.code > 100 {
-        tracing::error!(volume = volume.name(), "the disk was not attached: {}", attached.text);
+        tracing::error!(
+            volume = volume.name(),
+            "the disk was not attached: {}",
+            attached.text
+        );
     }
     if connect {
-        let connected = volume.command(Command::Connect { discard_my_data: false }).await;
+        let connected = volume
+            .command(Command::Connect {
+                discard_my_data: false,
+            })
+            .await;
         if connected.code < 1 {
             tracing::error!(volume = volume.name(), "not connecting: {}", connected.text);
         }
@@ -162,7 +175,10 @@ async fn stop_volumes(volumes: &[VolumeHandle]) {
         match stopped {
             Ok(answer) if answer.code >= 1 => tracing::info!(volume = volume.name(), "stopped"),
             Ok(answer) => tracing::warn!(volume = volume.name(), "stopped as by a crash: {}", answer.text),
-            Err(_) => tracing::warn!(volume = volume.name(), "did not come to rest in time: as by a crash"),
+            Err(_) => tracing::warn!(
+                volume = volume.name(),
+                "did not come to rest in time: as by a crash"
+            ),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The running node: listeners, upkeep, signals, orderly end.
 
-use super::{EVENTS_KEPT, Node, NodeError, api, bring_up, metrics, setup, start_volumes, status, stop_volumes};
+use super::{
+    EVENTS_KEPT, Node, NodeError, api, bring_up, metrics, setup, start_volumes, status, stop_volumes,
+};
 use crate::configuration::Configuration;
 use mendblock_actors::clock::Clock;
 use mendblock_actors::volume::Volumes;
@@ -74,8 +76,19 @@ pub async fn node(configuration: Configuration, allow_kill: bool) -> Result<(), 
         .collect();
     let volumes = start_volumes(&arbiter, setups, listeners, clock, &events).await?;
     watchdog(beats);
-    let connects: Vec<bool> = configuration.volumes.iter().map(|volume| volume.peer.is_some()).collect();
-    let node = Arc::new(Node { configuration, volumes: volumes.clone(), events, metrics, started, allow_kill });
+    let connects: Vec<bool> = configuration
+        .volumes
+        .iter()
+        .map(|volume| volume.peer.is_some())
+        .collect();
+    let node = Arc::new(Node {
+        configuration,
+        volumes: volumes.clone(),
+        events,
+        metrics,
+        started,
+        allow_kill,
+    });
     serve_admin(&socket, Arc::clone(&node))?;
     if let Some(address) = node.configuration.node.metrics_listen {
         serve_metrics(address, Arc::clone(&node)).await?;
@@ -84,7 +97,11 @@ pub async fn node(configuration: Configuration, allow_kill: bool) -> Result<(), 
     for (volume, connect) in volumes.iter().cloned().zip(connects) {
         actix::spawn(bring_up(volume, connect));
     }
-    tracing::info!(node = node.configuration.node.name, volumes = volumes.len(), "running");
+    tracing::info!(
+        node = node.configuration.node.name,
+        volumes = volumes.len(),
+        "running"
+    );
     wait_for_end().await?;
     tracing::info!("stopping");
     stop_volumes(&volumes).await;
@@ -95,7 +112,11 @@ pub async fn node(configuration: Configuration, allow_kill: bool) -> Result<(), 
 }
 
 fn directory(path: &Path) -> Result<(), NodeError> {
-    std::fs::create_dir_all(path).map_err(|source| NodeError::Io { action: "make the directory", what: path.display().to_string(), source })
+    std::fs::create_dir_all(path).map_err(|source| NodeError::Io {
+        action: "make the directory",
+        what: path.display().to_string(),
+        source,
+    })
 }
 
 fn nbd_addresses(configuration: &Configuration) -> Result<Vec<ListenAddress>, NodeError> {
@@ -111,7 +132,13 @@ fn nbd_addresses(configuration: &Configuration) -> Result<Vec<ListenAddress>, No
 }
 
 fn serve_admin(socket: &PathBuf, node: Arc<Node>) -> Result<(), NodeError> {
-    let failed = |action| move |source| NodeError::Io { action, what: socket.display().to_string(), source };
+    let failed = |action| {
+        move |source| NodeError::Io {
+            action,
+            what: socket.display().to_string(),
+            source,
+        }
+    };
     // A stale file of a node that was killed; one that is alive still answers.
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         let source = std::io::Error::from(std::io::ErrorKind::AddrInUse);
@@ -132,7 +159,11 @@ fn serve_admin(socket: &PathBuf, node: Arc<Node>) -> Result<(), NodeError> {
 async fn serve_metrics(address: SocketAddr, node: Arc<Node>) -> Result<(), NodeError> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
-        .map_err(|source| NodeError::Io { action: "serve metrics on", what: address.to_string(), source })?;
+        .map_err(|source| NodeError::Io {
+            action: "serve metrics on",
+            what: address.to_string(),
+            source,
+        })?;
     actix::spawn(async move {
         if let Err(error) = axum::serve(listener, api::metrics(node)).await {
             tracing::error!(%error, "the metrics page ended");
@@ -169,7 +200,11 @@ fn watchdog(beats: Arc<AtomicU64>) {
 }
 
 async fn wait_for_end() -> Result<(), NodeError> {
-    let failed = |source| NodeError::Io { action: "wait for", what: "signals".to_owned(), source };
+    let failed = |source| NodeError::Io {
+        action: "wait for",
+        what: "signals".to_owned(),
+        source,
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     tokio::select! {

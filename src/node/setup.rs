@@ -20,7 +20,12 @@ use std::time::Duration;
 const POOL_BYTES: usize = 64 << 20;
 
 /// Setup of one volume.
-pub fn volume(configuration: &Configuration, volume: &VolumeConfiguration, file: &Path, allow_kill: bool) -> VolumeSetup {
+pub fn volume(
+    configuration: &Configuration,
+    volume: &VolumeConfiguration,
+    file: &Path,
+    allow_kill: bool,
+) -> VolumeSetup {
     let peer = volume.peer.as_ref();
     let faults = FaultHandle::new();
     for rule in &volume.faults {
@@ -100,7 +105,8 @@ fn parts(configuration: &Configuration, volume: &VolumeConfiguration) -> core::V
 
 /// DRBD's `timeout` × `ko-count`; without `ko-count` never.
 fn peer_timeout(peer: &PeerConfiguration) -> u64 {
-    peer.ko_count.map_or(0, |count| millis(peer.timeout) * u64::from(count))
+    peer.ko_count
+        .map_or(0, |count| millis(peer.timeout) * u64::from(count))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -116,7 +122,11 @@ fn clamp(value: u64) -> u32 {
 }
 
 /// Handlers and the environment that DRBD's get.
-fn handlers(configuration: &Configuration, volume: &VolumeConfiguration, file: &Path) -> HandlerConfiguration {
+fn handlers(
+    configuration: &Configuration,
+    volume: &VolumeConfiguration,
+    file: &Path,
+) -> HandlerConfiguration {
     let mut environment = vec![
         ("DRBD_RESOURCE".to_owned(), volume.name.clone()),
         ("DRBD_MINOR".to_owned(), volume.minor.to_string()),
@@ -136,7 +146,11 @@ fn handlers(configuration: &Configuration, volume: &VolumeConfiguration, file: &
         ]);
     }
     HandlerConfiguration {
-        lines: volume.handlers.iter().map(|(name, line)| ((*name).to_owned(), line.clone())).collect(),
+        lines: volume
+            .handlers
+            .iter()
+            .map(|(name, line)| ((*name).to_owned(), line.clone()))
+            .collect(),
         environment,
     }
 }

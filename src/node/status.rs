@@ -2,8 +2,8 @@
 
 use super::Node;
 use crate::admin::schema::{
-    ActorStatus, ConnectionStatus, DetachProgress, DiskStatus, Generations, IoCounters, NodeStatus, ResyncProgress, Status,
-    VolumeStatus, Wait,
+    ActorStatus, ConnectionStatus, DetachProgress, DiskStatus, Generations, IoCounters, NodeStatus,
+    ResyncProgress, Status, VolumeStatus, Wait,
 };
 use crate::configuration::VolumeConfiguration;
 use mendblock_actors::volume::VolumeHandle;
@@ -16,7 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970.
 pub fn seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Status of the node.
@@ -27,7 +28,9 @@ pub fn status(node: &Node) -> Status {
             name: node.configuration.node.name.clone(),
             id: node.configuration.node.id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: now.duration_since(node.started).map_or(0.0, |up| up.as_secs_f64()),
+            uptime_seconds: now
+                .duration_since(node.started)
+                .map_or(0.0, |up| up.as_secs_f64()),
             now: seconds(now),
         },
         volumes: node
@@ -56,8 +59,16 @@ pub fn volume(handle: &VolumeHandle, configuration: &VolumeConfiguration, now: f
         open: u32::try_from(handle.sessions.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
         ..VolumeStatus::default()
     };
-    status.bad_blocks = handle.bad_blocks.borrow().own.iter().map(|range| u64::from(range.count())).sum();
-    let Some(snapshot) = handle.last() else { return status };
+    status.bad_blocks = handle
+        .bad_blocks
+        .borrow()
+        .own
+        .iter()
+        .map(|range| u64::from(range.count()))
+        .sum();
+    let Some(snapshot) = handle.last() else {
+        return status;
+    };
     let vector = snapshot.vector;
     status.role = vector.role.to_string();
     status.suspended = suspended(vector.suspended);
@@ -72,31 +83,51 @@ pub fn volume(handle: &VolumeHandle, configuration: &VolumeConfiguration, now: f
             who: wait.who.to_owned(),
             what: wait.what.clone(),
             since: wall(handle, now, wait.since),
-            until: wait.until.filter(|at| at.0 != u64::MAX).map(|at| wall(handle, now, at)),
+            until: wait
+                .until
+                .filter(|at| at.0 != u64::MAX)
+                .map(|at| wall(handle, now, at)),
         })
         .collect();
     status.why = super::why::why(&configuration.name, &snapshot, status.bad_blocks);
-    status.connections = configuration.peer.iter().map(|peer| connection(handle, &peer.name, peer.node_id, &snapshot)).collect();
+    status.connections = configuration
+        .peer
+        .iter()
+        .map(|peer| connection(handle, &peer.name, peer.node_id, &snapshot))
+        .collect();
     status
 }
 
 fn suspended(reasons: SuspendReasons) -> Vec<String> {
-    [(reasons.user, "user"), (reasons.no_data, "no-data"), (reasons.fencing, "fencing")]
-        .into_iter()
-        .filter(|(set, _)| *set)
-        .map(|(_, name)| name.to_owned())
-        .collect()
+    [
+        (reasons.user, "user"),
+        (reasons.no_data, "no-data"),
+        (reasons.fencing, "fencing"),
+    ]
+    .into_iter()
+    .filter(|(set, _)| *set)
+    .map(|(_, name)| name.to_owned())
+    .collect()
 }
 
 fn paused(flags: PauseFlags) -> Vec<String> {
-    [(flags.user, "user"), (flags.peer, "peer"), (flags.dependency, "dependency")]
-        .into_iter()
-        .filter(|(set, _)| *set)
-        .map(|(_, name)| name.to_owned())
-        .collect()
+    [
+        (flags.user, "user"),
+        (flags.peer, "peer"),
+        (flags.dependency, "dependency"),
+    ]
+    .into_iter()
+    .filter(|(set, _)| *set)
+    .map(|(_, name)| name.to_owned())
+    .collect()
 }
 
-fn disk(handle: &VolumeHandle, configuration: &VolumeConfiguration, snapshot: &Snapshot, now: f64) -> DiskStatus {
+fn disk(
+    handle: &VolumeHandle,
+    configuration: &VolumeConfiguration,
+    snapshot: &Snapshot,
+    now: f64,
+) -> DiskStatus {
     let reasons = &snapshot.reasons;
     let reason = match snapshot.vector.disk {
         DiskState::Diskless => reasons.diskless.map(|reason| reason.to_string()),
@@ -109,7 +140,12 @@ fn disk(handle: &VolumeHandle, configuration: &VolumeConfiguration, snapshot: &S
         reason: reason.unwrap_or_default(),
         since: handle.counters.disk_since(),
         path: configuration.disk.display().to_string(),
-        meta_path: handle.setup.disk.meta.as_ref().map_or_else(|| "internal".to_owned(), |path| path.display().to_string()),
+        meta_path: handle
+            .setup
+            .disk
+            .meta
+            .as_ref()
+            .map_or_else(|| "internal".to_owned(), |path| path.display().to_string()),
         backend: snapshot.disk.as_ref().map_or("", |disk| disk.backend).to_owned(),
         detach: reasons.detaching.map(|detaching| DetachProgress {
             step: detaching.step.label().to_owned(),
@@ -127,7 +163,10 @@ fn disk(handle: &VolumeHandle, configuration: &VolumeConfiguration, snapshot: &S
 
 fn generations(snapshot: &Snapshot) -> Generations {
     let ids = snapshot.identifiers;
-    let flags = snapshot.disk.as_ref().map(|disk| disk.superblock.flags.names().map(str::to_owned).collect());
+    let flags = snapshot
+        .disk
+        .as_ref()
+        .map(|disk| disk.superblock.flags.names().map(str::to_owned).collect());
     Generations {
         current: ids.current.to_string(),
         bitmap: ids.bitmap.to_string(),
@@ -139,13 +178,19 @@ fn generations(snapshot: &Snapshot) -> Generations {
 fn connection(handle: &VolumeHandle, name: &str, node_id: u8, snapshot: &Snapshot) -> ConnectionStatus {
     let vector = snapshot.vector;
     let reason = snapshot.reasons.split_brain.clone().or_else(|| {
-        snapshot.reasons.disconnected.map(|reason| reason.to_string()).or_else(|| snapshot.reasons.down.map(|reason| reason.to_string()))
+        snapshot
+            .reasons
+            .disconnected
+            .map(|reason| reason.to_string())
+            .or_else(|| snapshot.reasons.down.map(|reason| reason.to_string()))
     });
     ConnectionStatus {
         name: name.to_owned(),
         node_id,
         state: vector.connection.to_string(),
-        reason: reason.filter(|_| !vector.connection.is_connected_or_better()).unwrap_or_default(),
+        reason: reason
+            .filter(|_| !vector.connection.is_connected_or_better())
+            .unwrap_or_default(),
         since: handle.counters.connection_since(),
         role: vector.peer_role.to_string(),
         peer_disk: vector.peer_disk.to_string(),
@@ -158,8 +203,17 @@ fn connection(handle: &VolumeHandle, name: &str, node_id: u8, snapshot: &Snapsho
 /// The target knows its progress; the source tells it from its bits.
 fn resync(handle: &VolumeHandle) -> ResyncProgress {
     let bits = handle.counters.out_of_sync_blocks.load(Ordering::Relaxed);
-    let begun = handle.counters.resync_total_blocks.load(Ordering::Relaxed).max(bits);
-    let estimate = Progress { total: begun, left: bits, failed: 0, rate: 0 };
+    let begun = handle
+        .counters
+        .resync_total_blocks
+        .load(Ordering::Relaxed)
+        .max(bits);
+    let estimate = Progress {
+        total: begun,
+        left: bits,
+        failed: 0,
+        rate: 0,
+    };
     let progress = handle.progress.borrow().unwrap_or(estimate);
     let total = progress.total.max(progress.left).max(1);
     let rate = progress.rate * 1024;
@@ -178,7 +232,11 @@ fn actors(handle: &VolumeHandle) -> Vec<ActorStatus> {
         .actors
         .list()
         .into_iter()
-        .map(|actor| ActorStatus { name: actor.part.as_str().to_owned(), generation: actor.generation.0, restarts: actor.deaths() })
+        .map(|actor| ActorStatus {
+            name: actor.part.as_str().to_owned(),
+            generation: actor.generation.0,
+            restarts: actor.deaths(),
+        })
         .collect()
 }
 

@@ -137,6 +137,8 @@ pub struct Snapshot {
     pub identifiers: Identifiers,
     /// The generation that the application has seen last (`generations.md` of DRBD: exposed id).
     pub exposed: Generation,
+    /// The mark "source open" (a value of `current`): the peer may have finished a resync from here unheard.
+    pub source_open: Option<u64>,
     /// Crashed-Primary fact.
     pub crashed_primary: bool,
     /// The reasons.

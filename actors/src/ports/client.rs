@@ -9,7 +9,9 @@ use mendblock_core::engine::{ClientAnswer, ClientRequest, ClientRequestKind};
 use mendblock_core::identity::{Arrival, Sequence};
 use mendblock_metrics::Operation;
 use mendblock_net::nbd::constants::REQUEST_HEADER_BYTES;
-use mendblock_net::nbd::{ClientSocket, Command, NbdError, Parsed, Refused, ReplyFormat, ReplyHead, Request, RequestRules};
+use mendblock_net::nbd::{
+    ClientSocket, Command, NbdError, Parsed, Refused, ReplyFormat, ReplyHead, Request, RequestRules,
+};
 use mendblock_storage::buffer::{Buffer, BufferMut, BufferPool, Share};
 use mendblock_storage::units::SectorRange;
 use std::cell::{Cell, RefCell};
@@ -90,7 +92,14 @@ pub struct ClientPort {
 
 impl ClientPort {
     /// For a client whose negotiation has ended.
-    pub fn new(socket: ClientSocket, rules: RequestRules, pool: BufferPool, arrivals: Rc<Cell<u64>>, actor: Handle<ClientPart>, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        socket: ClientSocket,
+        rules: RequestRules,
+        pool: BufferPool,
+        arrivals: Rc<Cell<u64>>,
+        actor: Handle<ClientPart>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             inner: Rc::new(RefCell::new(Inner {
                 socket: Rc::new(socket),
@@ -115,7 +124,10 @@ impl ClientPort {
 
     /// Reads requests until the client goes. `unparsed`: what came behind the negotiation.
     pub async fn serve(self, unparsed: Vec<u8>) {
-        let reader = Incoming { port: self.clone(), input: unparsed };
+        let reader = Incoming {
+            port: self.clone(),
+            input: unparsed,
+        };
         let cause = match reader.run().await {
             Ok(()) => "disconnected".to_owned(),
             Err(error) => error.to_string(),
@@ -123,7 +135,11 @@ impl ClientPort {
         tracing::debug!(cause, "client gone");
         // A client that said goodbye gets the answers that are still open.
         while !self.inner.borrow().unanswered.is_empty() && !self.inner.borrow().gone {
-            if tokio::time::timeout(Duration::from_millis(100), self.room.notified()).await.is_err() && self.broken() {
+            if tokio::time::timeout(Duration::from_millis(100), self.room.notified())
+                .await
+                .is_err()
+                && self.broken()
+            {
                 break;
             }
         }
@@ -164,7 +180,11 @@ impl ClientPort {
     fn replay(&self, generation: mendblock_core::identity::PartGeneration) {
         let (requests, actor) = {
             let inner = self.inner.borrow();
-            let requests = inner.unanswered.values().map(|(request, _, _)| request.clone()).collect();
+            let requests = inner
+                .unanswered
+                .values()
+                .map(|(request, _, _)| request.clone())
+                .collect();
             (requests, inner.actor.clone())
         };
         actor.deliver(vec![ClientIn::Replayed { generation, requests }]);
@@ -219,8 +239,12 @@ impl ClientPort {
 impl Inner {
     /// Takes an answer; one that was handed out before is dropped (each is handed out once, R18).
     fn answered(&mut self, answer: ClientAnswer) {
-        let Some((_, parent, index)) = self.unanswered.remove(&answer.sequence) else { return };
-        let Some(entry) = self.parents.get_mut(&parent) else { return };
+        let Some((_, parent, index)) = self.unanswered.remove(&answer.sequence) else {
+            return;
+        };
+        let Some(entry) = self.parents.get_mut(&parent) else {
+            return;
+        };
         match answer.result {
             Ok(buffer) => entry.pieces[index] = buffer,
             Err(errno) => entry.error = entry.error.or(Some(errno)),
@@ -234,15 +258,30 @@ impl Inner {
     }
 
     fn reply(&mut self, parent: Parent) {
-        self.counters.client_answered(parent.operation, u64::from(parent.length), parent.error.is_none(), parent.since.elapsed());
+        self.counters.client_answered(
+            parent.operation,
+            u64::from(parent.length),
+            parent.error.is_none(),
+            parent.since.elapsed(),
+        );
         let format: ReplyFormat = self.rules.replies;
         if let Some(errno) = parent.error {
             let mut bytes = Vec::new();
-            format.error(parent.cookie, NbdError::from_errno(errno), error_text(errno), &mut bytes);
+            format.error(
+                parent.cookie,
+                NbdError::from_errno(errno),
+                error_text(errno),
+                &mut bytes,
+            );
             self.out.push_back(Chunk::Bytes(bytes));
         } else if parent.read {
-            self.out.push_back(Chunk::Head(format.data(parent.cookie, parent.offset, parent.length)));
-            self.out.extend(parent.pieces.into_iter().flatten().map(Chunk::Data));
+            self.out.push_back(Chunk::Head(format.data(
+                parent.cookie,
+                parent.offset,
+                parent.length,
+            )));
+            self.out
+                .extend(parent.pieces.into_iter().flatten().map(Chunk::Data));
         } else {
             self.out.push_back(Chunk::Head(format.done(parent.cookie)));
         }
@@ -373,11 +412,16 @@ impl Incoming {
             match socket.try_read(&mut self.input[have..]) {
                 Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => break Ok(count),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => break Err(error),
             }
         };
-        self.input.truncate(have + read.as_ref().map_or(0, |count| *count));
+        self.input
+            .truncate(have + read.as_ref().map_or(0, |count| *count));
         read.map(|_| ())
     }
 
@@ -393,7 +437,12 @@ impl Incoming {
         }
         let mut bytes = Vec::new();
         let format = self.port.inner.borrow().rules.replies;
-        format.error(refused.cookie, refused.error, &refused.refusal.to_string(), &mut bytes);
+        format.error(
+            refused.cookie,
+            refused.error,
+            &refused.refusal.to_string(),
+            &mut bytes,
+        );
         self.port.inner.borrow_mut().out.push_back(Chunk::Bytes(bytes));
         self.port.flush();
         Ok(())
@@ -412,7 +461,10 @@ impl Incoming {
         }
         inner.next_parent += 1;
         let parent = inner.next_parent;
-        inner.counters.upper_pending.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        inner
+            .counters
+            .upper_pending
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         inner.parents.insert(
             parent,
             Parent {
@@ -435,15 +487,23 @@ impl Incoming {
                 arrival: Arrival(self.port.arrivals.get()),
                 kind,
             };
-            inner.unanswered.insert(request.sequence, (request.clone(), parent, index));
+            inner
+                .unanswered
+                .insert(request.sequence, (request.clone(), parent, index));
             batch.push(request);
         }
         Ok(())
     }
 
-    async fn pieces(&mut self, request: &Request, batch: &mut Vec<ClientRequest>) -> io::Result<Vec<ClientRequestKind>> {
+    async fn pieces(
+        &mut self,
+        request: &Request,
+        batch: &mut Vec<ClientRequest>,
+    ) -> io::Result<Vec<ClientRequestKind>> {
         Ok(match request.command {
-            Command::Read { .. } => cut(request, PIECE_BYTES).map(|range| ClientRequestKind::Read { range }).collect(),
+            Command::Read { .. } => cut(request, PIECE_BYTES)
+                .map(|range| ClientRequestKind::Read { range })
+                .collect(),
             Command::Flush => vec![ClientRequestKind::Flush],
             Command::Trim { fua } => zeroes(request, true, fua),
             Command::WriteZeroes { fua, no_hole, .. } => zeroes(request, !no_hole, fua),
@@ -475,7 +535,11 @@ impl Incoming {
             match socket.try_read(&mut buffer[filled..length]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => filled += count,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -507,7 +571,13 @@ fn cut(request: &Request, piece: u64) -> impl Iterator<Item = SectorRange> + use
 }
 
 fn zeroes(request: &Request, may_unmap: bool, fua: bool) -> Vec<ClientRequestKind> {
-    cut(request, ZEROES_PIECE_BYTES).map(|range| ClientRequestKind::WriteZeroes { range, may_unmap, fua }).collect()
+    cut(request, ZEROES_PIECE_BYTES)
+        .map(|range| ClientRequestKind::WriteZeroes {
+            range,
+            may_unmap,
+            fua,
+        })
+        .collect()
 }
 
 impl Port<ClientEffect> for ClientPort {

@@ -4,12 +4,15 @@
 use crate::counters::Counters;
 use crate::handle::Handle;
 use crate::shell::Port;
-use mendblock_core::disk::{DeviceCompletion, DiskEffect, DiskIn, DiskPart, OpenFailure, OpenedDevice, PortOperation, Token, WhichDevice};
+use mendblock_core::disk::{
+    DeviceCompletion, DiskEffect, DiskIn, DiskPart, OpenFailure, OpenedDevice, PortOperation, Token,
+    WhichDevice,
+};
 use mendblock_core::identity::{ErrorNumber, Query};
+use mendblock_metrics::Operation;
 use mendblock_storage::buffer::{BufferMut, BufferPool, Share};
 use mendblock_storage::device::fault::{FaultDevice, FaultHandle};
 use mendblock_storage::device::table::{DeviceTable, Reaped};
-use mendblock_metrics::Operation;
 use mendblock_storage::device::{self, Action, Device, OperationKind, Options, Readiness};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,7 +21,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-type Lower = DeviceTable<FaultDevice<Box<dyn Device + Send>>>;
+/// A device under the fault layer.
+type Rehearsed = FaultDevice<Box<dyn Device + Send>>;
+type Lower = DeviceTable<Rehearsed>;
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -70,7 +75,13 @@ pub struct DiskPort(Rc<RefCell<Inner>>);
 
 impl DiskPort {
     /// For this disk.
-    pub fn new(configuration: DiskConfiguration, faults: FaultHandle, pool: BufferPool, actor: Handle<DiskPart>, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        configuration: DiskConfiguration,
+        faults: FaultHandle,
+        pool: BufferPool,
+        actor: Handle<DiskPart>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             configuration,
             faults,
@@ -91,7 +102,11 @@ impl DiskPort {
         let inner = self.0.borrow();
         DiskIn::Adopted {
             in_kernel: inner.tokens.named.values().copied().collect(),
-            failed: inner.failed.iter().map(|(&number, &(token, errno))| (token, number, errno)).collect(),
+            failed: inner
+                .failed
+                .iter()
+                .map(|(&number, &(token, errno))| (token, number, errno))
+                .collect(),
         }
     }
 
@@ -106,25 +121,37 @@ impl DiskPort {
             let result = match opened {
                 Ok(Ok((data, meta))) => Ok(port.opened(data, meta)),
                 Ok(Err(failure)) => Err(failure),
-                Err(error) => Err(OpenFailure::Failed { text: error.to_string(), errno: None, in_use: false }),
+                Err(error) => Err(OpenFailure::Failed {
+                    text: error.to_string(),
+                    errno: None,
+                    in_use: false,
+                }),
             };
             let actor = port.0.borrow().actor.clone();
             actor.deliver(vec![DiskIn::Opened { query, result }]);
         });
     }
 
-    fn opened(&self, data: FaultDevice<Box<dyn Device + Send>>, meta: Option<FaultDevice<Box<dyn Device + Send>>>) -> OpenedDevice {
+    fn opened(&self, data: Rehearsed, meta: Option<Rehearsed>) -> OpenedDevice {
         let mut inner = self.0.borrow_mut();
         inner.lives += 1;
         let life = inner.lives;
         let opened = OpenedDevice {
             data_bytes: data.size(),
             meta_bytes: meta.as_ref().map(Device::size),
-            logical_block: data.logical_block().max(meta.as_ref().map_or(0, Device::logical_block)),
+            logical_block: data
+                .logical_block()
+                .max(meta.as_ref().map_or(0, Device::logical_block)),
             backend: data.backend(),
         };
-        inner.data = Some(Opened { table: DeviceTable::new(data), life });
-        inner.meta = meta.map(|meta| Opened { table: DeviceTable::new(meta), life });
+        inner.data = Some(Opened {
+            table: DeviceTable::new(data),
+            life,
+        });
+        inner.meta = meta.map(|meta| Opened {
+            table: DeviceTable::new(meta),
+            life,
+        });
         drop(inner);
         self.watch(WhichDevice::Data, life);
         self.watch(WhichDevice::Meta, life);
@@ -135,7 +162,9 @@ impl DiskPort {
     fn watch(&self, which: WhichDevice, life: u64) {
         let readiness = {
             let inner = self.0.borrow();
-            let Some(opened) = inner.of(which).filter(|opened| opened.life == life) else { return };
+            let Some(opened) = inner.of(which).filter(|opened| opened.life == life) else {
+                return;
+            };
             match Readiness::of(opened.table.device()) {
                 Ok(readiness) => readiness,
                 Err(error) => {
@@ -152,7 +181,9 @@ impl DiskPort {
                     None => return,
                 };
                 // Injected delays end by the clock; new ones are noticed at the latest after 20 ms.
-                let limit = wake.map_or(std::time::Duration::from_millis(20), |at| at.saturating_duration_since(Instant::now()));
+                let limit = wake.map_or(std::time::Duration::from_millis(20), |at| {
+                    at.saturating_duration_since(Instant::now())
+                });
                 let ready = async {
                     match readiness.as_ref() {
                         Some(readiness) => readiness.wait().await.is_ok(),
@@ -168,7 +199,9 @@ impl DiskPort {
     fn reap(&self, which: WhichDevice, life: u64) {
         let (completions, actor) = {
             let mut inner = self.0.borrow_mut();
-            let Some(completions) = inner.reap(which, life) else { return };
+            let Some(completions) = inner.reap(which, life) else {
+                return;
+            };
             (completions, inner.actor.clone())
         };
         if !completions.is_empty() {
@@ -199,21 +232,39 @@ impl Inner {
                 OperationKind::Read { offset, buffer }
             }
             PortOperation::Write { offset, buffer, fua } => OperationKind::Write { offset, buffer, fua },
-            PortOperation::WriteZeroes { offset, length, may_unmap } => OperationKind::WriteZeroes { offset, length, may_unmap },
+            PortOperation::WriteZeroes {
+                offset,
+                length,
+                may_unmap,
+            } => OperationKind::WriteZeroes {
+                offset,
+                length,
+                may_unmap,
+            },
             PortOperation::Flush => OperationKind::Flush,
         };
         let name = self.tokens.name(token);
         match self.table(which) {
             Some(opened) => {
-                if let Err(error) = opened.table.submit(device::Operation { token: name, kind }, Instant::now()) {
-                    tracing::error!(token = error.token, "a token was used twice: the operation is dropped");
+                if let Err(error) = opened
+                    .table
+                    .submit(device::Operation { token: name, kind }, Instant::now())
+                {
+                    tracing::error!(
+                        token = error.token,
+                        "a token was used twice: the operation is dropped"
+                    );
                     self.tokens.named.remove(&name);
                 }
             }
             None => {
                 // The part submits only while a disk is open; what crosses a close is answered as such.
                 self.tokens.named.remove(&name);
-                let gone = DeviceCompletion { token, error: Some((ErrorNumber(0), ENODEV)), buffer: None };
+                let gone = DeviceCompletion {
+                    token,
+                    error: Some((ErrorNumber(0), ENODEV)),
+                    buffer: None,
+                };
                 self.actor.deliver(vec![DiskIn::Completed(vec![gone])]);
             }
         }
@@ -221,8 +272,14 @@ impl Inner {
 
     /// A pooled buffer; if the share is empty one from the heap, since the requests behind it are admitted already.
     fn read_buffer(&self, token: &Token, length: usize) -> BufferMut {
-        let share = if matches!(token, Token::Meta { .. }) { Share::Metadata } else { Share::Clients };
-        self.pool.take(share, length).unwrap_or_else(|| BufferMut::zeroed(length))
+        let share = if matches!(token, Token::Meta { .. }) {
+            Share::Metadata
+        } else {
+            Share::Clients
+        };
+        self.pool
+            .take(share, length)
+            .unwrap_or_else(|| BufferMut::zeroed(length))
     }
 
     fn reap(&mut self, which: WhichDevice, life: u64) -> Option<Vec<DeviceCompletion>> {
@@ -242,16 +299,27 @@ impl Inner {
                 }
             }
         }
-        Some(reaped.into_iter().filter_map(|entry| self.completion(entry)).collect())
+        Some(
+            reaped
+                .into_iter()
+                .filter_map(|entry| self.completion(entry))
+                .collect(),
+        )
     }
 
     fn completion(&mut self, entry: Reaped) -> Option<DeviceCompletion> {
         let token = self.tokens.named.remove(&entry.completion.token)?;
         let pending = self.tokens.named.len() as u64;
-        self.counters.lower_pending.store(pending, std::sync::atomic::Ordering::Relaxed);
+        self.counters
+            .lower_pending
+            .store(pending, std::sync::atomic::Ordering::Relaxed);
         if entry.completion.result.is_ok() {
             let summary = &entry.completion.summary;
-            self.counters.disk_ended(operation_of(summary.action), summary.length, entry.completion.latency);
+            self.counters.disk_ended(
+                operation_of(summary.action),
+                summary.length,
+                entry.completion.latency,
+            );
         }
         let error = entry.completion.result.err().map(|error| {
             self.errors += 1;
@@ -259,7 +327,11 @@ impl Inner {
             self.failed.insert(number, (token, error.errno));
             (number, error.errno)
         });
-        Some(DeviceCompletion { token, error, buffer: entry.completion.buffer })
+        Some(DeviceCompletion {
+            token,
+            error,
+            buffer: entry.completion.buffer,
+        })
     }
 
     fn kick(&mut self) -> Vec<DeviceCompletion> {
@@ -288,7 +360,7 @@ fn operation_of(action: Action) -> Operation {
 fn open_both(
     configuration: &DiskConfiguration,
     faults: &FaultHandle,
-) -> Result<(FaultDevice<Box<dyn Device + Send>>, Option<FaultDevice<Box<dyn Device + Send>>>), OpenFailure> {
+) -> Result<(Rehearsed, Option<Rehearsed>), OpenFailure> {
     let clock: device::fault::Clock = Arc::new(Instant::now);
     let open = |path: &std::path::Path| {
         device::open(path, configuration.options).map_err(|error| OpenFailure::Failed {
@@ -323,7 +395,11 @@ impl Port<DiskEffect> for DiskPort {
                     };
                     actor.deliver(vec![DiskIn::Closed]);
                 }
-                DiskEffect::Submit { token, device, operation } => {
+                DiskEffect::Submit {
+                    token,
+                    device,
+                    operation,
+                } => {
                     self.0.borrow_mut().submit(token, device, operation);
                     submitted = true;
                 }

@@ -36,17 +36,28 @@ impl HealthFiles {
             Err(error) => return Err(error),
         };
         found.extend(HealthStore::archives(state_dir, volume)?);
-        let files = Self { state_dir: state_dir.into(), volume: volume.into(), open: Arc::new(Mutex::new(open)) };
+        let files = Self {
+            state_dir: state_dir.into(),
+            volume: volume.into(),
+            open: Arc::new(Mutex::new(open)),
+        };
         Ok((files, found))
     }
 
     /// The newest content of every file, the one of the disk attached last first: for a new bitmap part.
     pub fn read(&self) -> Vec<(u64, Vec<u8>)> {
         let guard = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = HealthStore::load(&self.state_dir, &self.volume).ok().flatten().map(|(_, health)| health);
+        let current = HealthStore::load(&self.state_dir, &self.volume)
+            .ok()
+            .flatten()
+            .map(|(_, health)| health);
         drop(guard);
         let archives = HealthStore::archives(&self.state_dir, &self.volume).unwrap_or_default();
-        current.into_iter().chain(archives).map(|health| (health.device_id, health.encode())).collect()
+        current
+            .into_iter()
+            .chain(archives)
+            .map(|health| (health.device_id, health.encode()))
+            .collect()
     }
 
     fn write(&self, device_id: u64, sequence: u64, bytes: &[u8]) -> Result<(), HealthFileError> {
@@ -86,8 +97,18 @@ pub struct HealthPort {
 
 impl HealthPort {
     /// On these files.
-    pub fn new(files: HealthFiles, actor: Handle<BitmapPart>, bad_blocks: watch::Sender<Arc<BadBlocks>>, counters: Arc<Counters>) -> Self {
-        Self { files, actor, bad_blocks, counters }
+    pub fn new(
+        files: HealthFiles,
+        actor: Handle<BitmapPart>,
+        bad_blocks: watch::Sender<Arc<BadBlocks>>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            files,
+            actor,
+            bad_blocks,
+            counters,
+        }
     }
 }
 
@@ -95,10 +116,17 @@ impl Port<BitmapEffect> for HealthPort {
     fn carry_out(&mut self, effects: &mut Vec<BitmapEffect>) {
         for effect in effects.drain(..) {
             match effect {
-                BitmapEffect::WriteHealth { device_id, sequence, bytes, .. } => {
+                BitmapEffect::WriteHealth {
+                    device_id,
+                    sequence,
+                    bytes,
+                    ..
+                } => {
                     let (files, actor) = (self.files.clone(), self.actor.clone());
                     actix::spawn(async move {
-                        let written = tokio::task::spawn_blocking(move || files.write(device_id, sequence, &bytes)).await;
+                        let written =
+                            tokio::task::spawn_blocking(move || files.write(device_id, sequence, &bytes))
+                                .await;
                         let result = match written {
                             Ok(Ok(())) => Ok(()),
                             Ok(Err(error)) => {
@@ -114,7 +142,9 @@ impl Port<BitmapEffect> for HealthPort {
                     });
                 }
                 BitmapEffect::SetBits(count) => {
-                    self.counters.out_of_sync_blocks.store(count, std::sync::atomic::Ordering::Relaxed);
+                    self.counters
+                        .out_of_sync_blocks
+                        .store(count, std::sync::atomic::Ordering::Relaxed);
                 }
                 BitmapEffect::Publish(bad) => {
                     self.bad_blocks.send_replace(bad);

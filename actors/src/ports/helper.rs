@@ -32,7 +32,12 @@ pub struct HelperPort {
 impl HelperPort {
     /// For these handlers.
     pub fn new(configuration: Arc<HandlerConfiguration>, actor: Handle<HelperPart>) -> Self {
-        Self { configuration, actor, groups: Rc::default(), started: Rc::default() }
+        Self {
+            configuration,
+            actor,
+            groups: Rc::default(),
+            started: Rc::default(),
+        }
     }
 
     /// Queries that were started by any generation: none is ever started twice.
@@ -43,13 +48,25 @@ impl HelperPort {
     fn start(&self, query: Query, handler: Handler) {
         self.started.borrow_mut().insert(query);
         let Some(line) = self.configuration.lines.get(handler.name()) else {
-            let ended = HelperIn::Ended { query, exit_code: Some(0), outcome: "not configured".to_owned() };
+            let ended = HelperIn::Ended {
+                query,
+                exit_code: Some(0),
+                outcome: "not configured".to_owned(),
+            };
             self.actor.deliver(vec![ended]);
             return;
         };
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(line).stdin(Stdio::null()).process_group(0).env_clear();
-        command.env("HOME", "/").env("TERM", "linux").env("PATH", "/sbin:/usr/sbin:/bin:/usr/bin");
+        command
+            .arg("-c")
+            .arg(line)
+            .stdin(Stdio::null())
+            .process_group(0)
+            .env_clear();
+        command
+            .env("HOME", "/")
+            .env("TERM", "linux")
+            .env("PATH", "/sbin:/usr/sbin:/bin:/usr/bin");
         command.envs(self.configuration.environment.iter().cloned());
         let spawned = command.spawn();
         let port = self.clone();
@@ -57,7 +74,11 @@ impl HelperPort {
             Err(error) => {
                 // A program that cannot be started counts as exit code 0 (DRBD): the detach must go on.
                 let outcome = format!("could not be started: {error}");
-                self.actor.deliver(vec![HelperIn::Ended { query, exit_code: None, outcome }]);
+                self.actor.deliver(vec![HelperIn::Ended {
+                    query,
+                    exit_code: None,
+                    outcome,
+                }]);
             }
             Ok(mut child) => {
                 if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
@@ -70,14 +91,23 @@ impl HelperPort {
                         Ok(status) => (status.code(), status.to_string()),
                         Err(error) => (None, error.to_string()),
                     };
-                    port.actor.deliver(vec![HelperIn::Ended { query, exit_code, outcome }]);
+                    port.actor.deliver(vec![HelperIn::Ended {
+                        query,
+                        exit_code,
+                        outcome,
+                    }]);
                 });
             }
         }
     }
 
     fn stop(&self, query: Query) {
-        let group = self.groups.borrow().get(&query).copied().and_then(rustix::process::Pid::from_raw);
+        let group = self
+            .groups
+            .borrow()
+            .get(&query)
+            .copied()
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(group) = group {
             // It may have ended in this very moment.
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);

@@ -83,7 +83,11 @@ impl PeerPort {
     fn dial(&self) {
         let (address, options) = {
             let inner = self.0.borrow();
-            if inner.dialling.as_ref().is_some_and(|dialling| !dialling.is_finished()) {
+            if inner
+                .dialling
+                .as_ref()
+                .is_some_and(|dialling| !dialling.is_finished())
+            {
                 return;
             }
             (inner.address, inner.options.clone())
@@ -92,7 +96,9 @@ impl PeerPort {
         let task = actix::spawn(async move {
             match connect_tcp(address, DIAL_LIMIT, &options).await {
                 Ok(connection) => port.dialled(connection),
-                Err(error) => port.deliver(PeerIn::DialFailed { text: format!("{address}: {error}") }),
+                Err(error) => port.deliver(PeerIn::DialFailed {
+                    text: format!("{address}: {error}"),
+                }),
             }
         });
         self.0.borrow_mut().dialling = Some(task);
@@ -104,7 +110,13 @@ impl PeerPort {
         self.adopt(address, reader, writer, None);
     }
 
-    fn adopt(&self, address: String, reader: Reader<BufferMut>, writer: Writer<Buffer>, hello: Option<Hello>) {
+    fn adopt(
+        &self,
+        address: String,
+        reader: Reader<BufferMut>,
+        writer: Writer<Buffer>,
+        hello: Option<Hello>,
+    ) {
         let number = {
             let mut inner = self.0.borrow_mut();
             inner.next += 1;
@@ -112,14 +124,28 @@ impl PeerPort {
         };
         let dialled = hello.is_none();
         // The part must know the socket before its first frame.
-        self.deliver(PeerIn::SocketUp { socket: number, dialled, address, hello });
+        self.deliver(PeerIn::SocketUp {
+            socket: number,
+            dialled,
+            address,
+            hello,
+        });
         let task = actix::spawn(read(self.clone(), number, reader));
-        self.0.borrow_mut().sockets.insert(number, Socket { writer, reader: task, flushing: false });
+        self.0.borrow_mut().sockets.insert(
+            number,
+            Socket {
+                writer,
+                reader: task,
+                flushing: false,
+            },
+        );
     }
 
     fn send(&self, number: u64, frames: Vec<PeerFrame>) {
         let mut inner = self.0.borrow_mut();
-        let Some(socket) = inner.sockets.get_mut(&number) else { return };
+        let Some(socket) = inner.sockets.get_mut(&number) else {
+            return;
+        };
         let mut failed = None;
         for frame in frames {
             if let Err(error) = socket.writer.push(&frame.message, frame.payload) {
@@ -147,12 +173,18 @@ impl PeerPort {
         if let Some(socket) = removed {
             socket.reader.abort();
             let _ = socket.writer.shutdown();
-            self.deliver(PeerIn::SocketDown { socket: number, text, protocol_error });
+            self.deliver(PeerIn::SocketDown {
+                socket: number,
+                text,
+                protocol_error,
+            });
         }
     }
 
     fn close(&self, number: u64, flush: bool) {
-        let Some(mut socket) = self.0.borrow_mut().sockets.remove(&number) else { return };
+        let Some(mut socket) = self.0.borrow_mut().sockets.remove(&number) else {
+            return;
+        };
         actix::spawn(async move {
             if flush {
                 let last = async {
@@ -175,12 +207,18 @@ async fn read(port: PeerPort, number: u64, mut reader: Reader<BufferMut>) {
         (inner.pool.clone(), inner.actor.clone())
     };
     loop {
-        match reader.read_batch(|message, bytes| allocate(&pool, message, bytes)).await {
+        match reader
+            .read_batch(|message, bytes| allocate(&pool, message, bytes))
+            .await
+        {
             Ok(batch) => {
                 let starved = batch.starved.is_some();
                 let frames: Vec<PeerFrame> = batch.frames.into_iter().map(frozen).collect();
                 if !frames.is_empty() {
-                    actor.deliver(vec![PeerIn::Received { socket: number, frames }]);
+                    actor.deliver(vec![PeerIn::Received {
+                        socket: number,
+                        frames,
+                    }]);
                 }
                 if starved {
                     tokio::time::sleep(STARVED_PAUSE).await;
@@ -207,7 +245,10 @@ fn allocate(pool: &BufferPool, message: &Message, bytes: usize) -> Option<Buffer
 }
 
 fn frozen(frame: Frame<BufferMut>) -> PeerFrame {
-    Frame { message: frame.message, payload: frame.payload.map(BufferMut::freeze) }
+    Frame {
+        message: frame.message,
+        payload: frame.payload.map(BufferMut::freeze),
+    }
 }
 
 async fn flush(port: PeerPort, number: u64) {
@@ -220,7 +261,9 @@ async fn flush(port: PeerPort, number: u64) {
         let (queued, actor) = {
             let mut inner = port.0.borrow_mut();
             let actor = inner.actor.clone();
-            let Some(socket) = inner.sockets.get_mut(&number) else { return };
+            let Some(socket) = inner.sockets.get_mut(&number) else {
+                return;
+            };
             match outcome.and_then(|()| socket.writer.try_flush()) {
                 Ok(empty) => {
                     socket.flushing = !empty;
@@ -231,7 +274,10 @@ async fn flush(port: PeerPort, number: u64) {
         };
         match queued {
             Ok(bytes) => {
-                actor.deliver(vec![PeerIn::Queued { socket: number, bytes }]);
+                actor.deliver(vec![PeerIn::Queued {
+                    socket: number,
+                    bytes,
+                }]);
                 if bytes == 0 {
                     return;
                 }

@@ -12,22 +12,28 @@ use tokio::sync::{oneshot, watch};
 /// Commands that wait for their answer.
 #[derive(Clone, Default)]
 pub struct Answers {
-    waiting: Rc<RefCell<(u64, BTreeMap<u64, oneshot::Sender<CommandAnswer>>)>>,
+    waiting: Rc<RefCell<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    answers: BTreeMap<u64, oneshot::Sender<CommandAnswer>>,
 }
 
 impl Answers {
     /// A number for a command, and where its answer will arrive.
     pub fn expect(&self) -> (u64, oneshot::Receiver<CommandAnswer>) {
         let mut waiting = self.waiting.borrow_mut();
-        waiting.0 += 1;
-        let id = waiting.0;
+        waiting.last += 1;
+        let id = waiting.last;
         let (sender, receiver) = oneshot::channel();
-        waiting.1.insert(id, sender);
+        waiting.answers.insert(id, sender);
         (id, receiver)
     }
 
     fn answer(&self, id: u64, answer: CommandAnswer) {
-        if let Some(sender) = self.waiting.borrow_mut().1.remove(&id) {
+        if let Some(sender) = self.waiting.borrow_mut().answers.remove(&id) {
             // A caller that has gone wants no answer.
             let _ = sender.send(answer);
         }
@@ -35,7 +41,7 @@ impl Answers {
 
     /// The state actor died: it knows of no command any more.
     pub fn fail_all(&self, text: &str) {
-        let waiting = std::mem::take(&mut self.waiting.borrow_mut().1);
+        let waiting = std::mem::take(&mut self.waiting.borrow_mut().answers);
         for (_, sender) in waiting {
             let _ = sender.send(CommandAnswer {
                 code: 0,

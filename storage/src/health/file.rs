@@ -153,11 +153,22 @@ impl HealthStore {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&place.directory).map_err(failed("read", &place.directory))? {
             let path = entry.map_err(failed("read", &place.directory))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let device = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".health"));
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let device = name
+                .strip_prefix(&prefix)
+                .and_then(|rest| rest.strip_suffix(".health"));
             let is_archive = device.is_some_and(|id| id.len() == 16 && u64::from_str_radix(id, 16).is_ok());
             if let (true, Ok(file)) = (is_archive, File::open(&path)) {
-                found.extend(read_newest(&file, &path).ok().map(|loaded| loaded.health).filter(|health| health.volume == volume));
+                found.extend(
+                    read_newest(&file, &path)
+                        .ok()
+                        .map(|loaded| loaded.health)
+                        .filter(|health| health.volume == volume),
+                );
             }
         }
         Ok(found)

@@ -337,7 +337,10 @@ impl Part for ActivityPart {
             log.drive(&mut self.queries, &mut self.operations, out);
             // A new generation answers when it has read the ring again.
             if let Some(query) = self.listing.take() {
-                out.send(To::Volume(VolumeIn::HotExtents { query, extents: log.extents() }));
+                out.send(To::Volume(VolumeIn::HotExtents {
+                    query,
+                    extents: log.extents(),
+                }));
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Exchange of the bitmaps before a resync: the source sends its map, the target lays it over its own and sends the union back.
 
+use super::BitmapEffect;
 use super::load::page_blocks;
 use super::part::BitmapPart;
-use super::BitmapEffect;
 use crate::fact::Fact;
-use crate::identity::ConnectionNumber;
+use crate::identity::{ConnectionNumber, MarkNumber};
 use crate::part::{Outbox, To};
 use crate::peer::{PeerFrame, PeerIn};
 use crate::volume::machine::StateIn;
@@ -19,6 +19,8 @@ const PAGES_AT_ONCE: u32 = 64;
 #[derive(Default)]
 pub(super) struct Exchange {
     running: Option<(ConnectionNumber, bool)>,
+    /// Ordered; marks up to this one come first.
+    ordered: Option<(ConnectionNumber, bool, MarkNumber)>,
     early: Vec<(ConnectionNumber, PeerFrame)>,
 }
 
@@ -31,7 +33,18 @@ enum Class {
 }
 
 impl BitmapPart {
-    pub(super) fn begin_exchange(&mut self, connection: ConnectionNumber, source: bool, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn order_exchange(&mut self, connection: ConnectionNumber, source: bool, after: MarkNumber) {
+        self.exchange.ordered = Some((connection, source, after));
+    }
+
+    pub(super) fn begin_ordered_exchange(&mut self, out: &mut Outbox<BitmapEffect>) {
+        let last = self.last_mark;
+        if let Some((connection, source, _)) = self.exchange.ordered.take_if(|(_, _, after)| *after <= last) {
+            self.begin_exchange(connection, source, out);
+        }
+    }
+
+    fn begin_exchange(&mut self, connection: ConnectionNumber, source: bool, out: &mut Outbox<BitmapEffect>) {
         self.exchange.running = Some((connection, source));
         if source {
             self.send_map(connection, out);
@@ -44,7 +57,9 @@ impl BitmapPart {
     }
 
     fn class(&self, page: u32) -> Class {
-        let Some(loaded) = self.loaded.as_ref() else { return Class::Zeroes };
+        let Some(loaded) = self.loaded.as_ref() else {
+            return Class::Zeroes;
+        };
         let set = loaded.map.count_of_page(page);
         let all = page_blocks(page, loaded.map.bits()).map_or(0, |blocks| blocks.count());
         match set {
@@ -55,7 +70,9 @@ impl BitmapPart {
     }
 
     fn send_map(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
-        let Some(loaded) = self.loaded.as_ref() else { return };
+        let Some(loaded) = self.loaded.as_ref() else {
+            return;
+        };
         let pages = loaded.map.page_count();
         let mut first = 0;
         while first < pages {
@@ -68,17 +85,40 @@ impl BitmapPart {
                 Class::Zeroes => (BitmapEncoding::Uniform(false), None),
                 Class::Ones => (BitmapEncoding::Uniform(true), None),
                 Class::Mixed => {
-                    let bytes: Vec<u8> = (first..first + count).flat_map(|page| loaded.map.page_bytes(page)).collect();
+                    let bytes: Vec<u8> = (first..first + count)
+                        .flat_map(|page| loaded.map.page_bytes(page))
+                        .collect();
                     (BitmapEncoding::Pages, Some(Buffer::from_vec(bytes)))
                 }
             };
-            self.send_on(connection, Message::BitmapPages { first_page: first, pages: count, encoding }, payload, out);
+            self.send_on(
+                connection,
+                Message::BitmapPages {
+                    first_page: first,
+                    pages: count,
+                    encoding,
+                },
+                payload,
+                out,
+            );
             first += count;
         }
-        self.send_on(connection, Message::BitmapEnd { set_bits: loaded.map.count() }, None, out);
+        self.send_on(
+            connection,
+            Message::BitmapEnd {
+                set_bits: loaded.map.count(),
+            },
+            None,
+            out,
+        );
     }
 
-    pub(super) fn exchange_frame(&mut self, connection: ConnectionNumber, frame: PeerFrame, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn exchange_frame(
+        &mut self,
+        connection: ConnectionNumber,
+        frame: PeerFrame,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         match self.exchange.running {
             Some((of, source)) if of == connection => self.take_frame(connection, source, frame, out),
             _ => {
@@ -89,10 +129,22 @@ impl BitmapPart {
         }
     }
 
-    fn take_frame(&mut self, connection: ConnectionNumber, source: bool, frame: PeerFrame, out: &mut Outbox<BitmapEffect>) {
+    fn take_frame(
+        &mut self,
+        connection: ConnectionNumber,
+        source: bool,
+        frame: PeerFrame,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         match frame.message {
-            Message::BitmapPages { first_page, pages, encoding } => {
-                if !self.merge_pages(first_page, pages, encoding, frame.payload.as_deref().unwrap_or_default()) {
+            Message::BitmapPages {
+                first_page,
+                pages,
+                encoding,
+            } => {
+                let payload = frame.payload.as_deref().unwrap_or_default();
+                let fits = self.merge_pages(first_page, pages, encoding, payload);
+                if !fits {
                     let text = "the peer's bitmap does not fit this volume".to_owned();
                     out.fact(Fact::Surprise { what: text.clone() });
                     out.send(To::Peer(PeerIn::Drop { connection, text }));
@@ -113,8 +165,15 @@ impl BitmapPart {
     }
 
     fn merge_pages(&mut self, first: u32, pages: u32, encoding: BitmapEncoding, payload: &[u8]) -> bool {
-        let Some(loaded) = self.loaded.as_mut() else { return false };
-        let Some(end) = first.checked_add(pages).filter(|&end| end <= loaded.map.page_count()) else { return false };
+        let Some(loaded) = self.loaded.as_mut() else {
+            return false;
+        };
+        let Some(end) = first
+            .checked_add(pages)
+            .filter(|&end| end <= loaded.map.page_count())
+        else {
+            return false;
+        };
         match encoding {
             BitmapEncoding::Uniform(false) => true,
             BitmapEncoding::Uniform(true) => {

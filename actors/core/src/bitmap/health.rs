@@ -45,13 +45,20 @@ impl HealthWriter {
 
 impl BitmapPart {
     pub(super) fn health_read(&mut self, files: Vec<(u64, Vec<u8>)>) {
-        let mut contents = files.into_iter().filter_map(|(_, bytes)| Health::parse(&bytes).ok());
+        let mut contents = files
+            .into_iter()
+            .filter_map(|(_, bytes)| Health::parse(&bytes).ok());
         self.health.content = contents.next();
         self.health.archives = contents.map(|health| (health.device_id, health)).collect();
         self.lists_changed();
     }
 
-    pub(super) fn load_health(&mut self, query: Query, device_id: Option<u64>, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn load_health(
+        &mut self,
+        query: Query,
+        device_id: Option<u64>,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         let last_device = self.health.content.as_ref().map(|health| health.device_id);
         let wanted = device_id.or(last_device);
         if let Some(device) = wanted
@@ -63,10 +70,19 @@ impl BitmapPart {
                 self.health.archives.insert(present.device_id, present);
             }
         }
-        let health = self.health.content.as_ref().filter(|health| Some(health.device_id) == wanted);
+        let health = self
+            .health
+            .content
+            .as_ref()
+            .filter(|health| Some(health.device_id) == wanted);
         let header = health.map(|health| Box::new(header_of(health)));
         let bad_blocks = health.map_or(0, |health| health.records.own_blocks());
-        out.send(To::State(StateIn::HealthLoaded { query, header, bad_blocks, last_device }));
+        out.send(To::State(StateIn::HealthLoaded {
+            query,
+            header,
+            bad_blocks,
+            last_device,
+        }));
     }
 
     pub(super) fn set_header(&mut self, query: Query, change: HeaderChange, out: &mut Outbox<BitmapEffect>) {
@@ -76,11 +92,18 @@ impl BitmapPart {
         }
         let Some(health) = self.health.content.as_mut() else {
             // No disk was ever attached: there is nothing that could be outdated.
-            return out.send(To::State(StateIn::HealthWritten { query, durable: false }));
+            return out.send(To::State(StateIn::HealthWritten {
+                query,
+                durable: false,
+            }));
         };
         health.generation = generation;
         if let Some([current, bitmap, younger, older]) = change.slots {
-            health.ids = GenerationSlots { current, bitmap, history: [younger, older] };
+            health.ids = GenerationSlots {
+                current,
+                bitmap,
+                history: [younger, older],
+            };
         }
         if let Some(outdated) = change.outdated_since {
             health.outdated_mark = outdated;
@@ -89,17 +112,27 @@ impl BitmapPart {
             health.source_open_mark = open;
         }
         if let Some(loss) = change.loss_of {
-            health.loss_mark = loss.map(|(peer_attach_id, current)| LossMark { peer_attach_id, current });
+            health.loss_mark = loss.map(|(peer_attach_id, current)| LossMark {
+                peer_attach_id,
+                current,
+            });
         }
         if let Some(cause) = change.last_detach {
-            health.last_detach = Some(LastDetach { cause: file_cause(cause), at: now });
+            health.last_detach = Some(LastDetach {
+                cause: file_cause(cause),
+                at: now,
+            });
         }
         self.persist(query, out);
     }
 
     /// A disk was attached: its file becomes the volume's.
     fn attached(&mut self, device_id: u64, attach_id: u64) {
-        let same = self.health.content.as_ref().is_some_and(|health| health.device_id == device_id);
+        let same = self
+            .health
+            .content
+            .as_ref()
+            .is_some_and(|health| health.device_id == device_id);
         if !same {
             if let Some(present) = self.health.content.take() {
                 self.health.archives.insert(present.device_id, present);
@@ -116,7 +149,10 @@ impl BitmapPart {
 
     pub(super) fn persist(&mut self, query: Query, out: &mut Outbox<BitmapEffect>) {
         if self.health.content.is_none() {
-            return out.send(To::State(StateIn::HealthWritten { query, durable: false }));
+            return out.send(To::State(StateIn::HealthWritten {
+                query,
+                durable: false,
+            }));
         }
         let version = self.health.changed();
         self.health.waiters.push((version, Waiter::Query(query)));
@@ -135,16 +171,30 @@ impl BitmapPart {
         if self.health.writing.is_some() || self.health.durable >= self.health.version {
             return;
         }
-        let Some(health) = self.health.content.as_mut() else { return };
+        let Some(health) = self.health.content.as_mut() else {
+            return;
+        };
         health.sequence += 1;
         let (sequence, device_id) = (health.sequence, health.device_id);
         let bytes = health.encode();
         self.health.writing = Some((sequence, self.health.version));
-        out.effect(BitmapEffect::WriteHealth { device_id, slot: (sequence & 1) as u8, sequence, bytes });
+        out.effect(BitmapEffect::WriteHealth {
+            device_id,
+            slot: (sequence & 1) as u8,
+            sequence,
+            bytes,
+        });
     }
 
-    pub(super) fn health_written(&mut self, sequence: u64, result: Result<(), i32>, out: &mut Outbox<BitmapEffect>) {
-        let Some((_, version)) = self.health.writing.filter(|(writing, _)| *writing == sequence) else { return };
+    pub(super) fn health_written(
+        &mut self,
+        sequence: u64,
+        result: Result<(), i32>,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
+        let Some((_, version)) = self.health.writing.filter(|(writing, _)| *writing == sequence) else {
+            return;
+        };
         self.health.writing = None;
         // A failed write is not tried again by itself: the next change does. What waited learns that it is not durable.
         self.health.durable = version;
@@ -152,15 +202,25 @@ impl BitmapPart {
             out.fact(Fact::Alert { what: format!("the health file cannot be written (errno {errno}): check the node's state-dir; bad blocks are known to the bitmap and the peer alone") });
         }
         self.health.failed = result.is_err();
-        let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.health.waiters).into_iter().partition(|(of, _)| *of <= version);
+        let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.health.waiters)
+            .into_iter()
+            .partition(|(of, _)| *of <= version);
         self.health.waiters = rest;
         for (_, waiter) in done {
             match waiter {
-                Waiter::Query(query) => out.send(To::State(StateIn::HealthWritten { query, durable: result.is_ok() })),
+                Waiter::Query(query) => out.send(To::State(StateIn::HealthWritten {
+                    query,
+                    durable: result.is_ok(),
+                })),
                 Waiter::Merged(connection) => self.report_merge(connection, out),
             }
         }
-        for waiting in self.pages.waiting.iter_mut().filter(|waiting| waiting.record.is_some_and(|of| of <= version)) {
+        for waiting in self
+            .pages
+            .waiting
+            .iter_mut()
+            .filter(|waiting| waiting.record.is_some_and(|of| of <= version))
+        {
             waiting.record = None;
             waiting.record_lost = result.is_err();
         }
@@ -170,7 +230,11 @@ impl BitmapPart {
 fn header_of(health: &Health) -> HealthHeader {
     let ids = health.ids;
     let listed = health.records.records().len();
-    let anchor = Anchor { health_id: health.health_id, sequence: health.sequence, record_count: u32::try_from(listed).unwrap_or(u32::MAX) };
+    let anchor = Anchor {
+        health_id: health.health_id,
+        sequence: health.sequence,
+        record_count: u32::try_from(listed).unwrap_or(u32::MAX),
+    };
     HealthHeader {
         device_id: health.device_id,
         sequence: health.sequence,

@@ -19,13 +19,27 @@ impl BitmapPart {
     pub(super) fn send_records(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
         let records = self.records();
         let listed = |record: &&Record| record.is_listed();
-        let own: Vec<WireRecord> = records.map(|records| records.own().filter(listed).map(to_wire).collect()).unwrap_or_default();
-        let suspect: Vec<WireRecord> = records
-            .map(|records| records.suspects(self.configuration.peer_id).filter(listed).map(to_wire).collect())
+        let own: Vec<WireRecord> = records
+            .map(|records| records.own().filter(listed).map(to_wire).collect())
             .unwrap_or_default();
-        let tombstones: Vec<BlockRange> =
-            records.map(|records| records.tombstones().map(|record| record.range).collect()).unwrap_or_default();
-        let parts = own.len().max(suspect.len()).max(tombstones.len()).div_ceil(RECORDS_AT_ONCE).max(1);
+        let suspect: Vec<WireRecord> = records
+            .map(|records| {
+                records
+                    .suspects(self.configuration.peer_id)
+                    .filter(listed)
+                    .map(to_wire)
+                    .collect()
+            })
+            .unwrap_or_default();
+        let tombstones: Vec<BlockRange> = records
+            .map(|records| records.tombstones().map(|record| record.range).collect())
+            .unwrap_or_default();
+        let parts = own
+            .len()
+            .max(suspect.len())
+            .max(tombstones.len())
+            .div_ceil(RECORDS_AT_ONCE)
+            .max(1);
         for part in 0..parts {
             let message = Message::BadBlocks {
                 own: slice(&own, part),
@@ -37,9 +51,19 @@ impl BitmapPart {
         }
     }
 
-    pub(super) fn peer_frame(&mut self, connection: ConnectionNumber, frame: PeerFrame, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn peer_frame(
+        &mut self,
+        connection: ConnectionNumber,
+        frame: PeerFrame,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         match frame.message {
-            Message::BadBlocks { own, suspect, tombstones, last } => {
+            Message::BadBlocks {
+                own,
+                suspect,
+                tombstones,
+                last,
+            } => {
                 self.merge_lists(connection, &own, &suspect, &tombstones, out);
                 if last {
                     self.persist_merge(connection, out);
@@ -62,8 +86,12 @@ impl BitmapPart {
                 }
                 self.health.changed();
             }
-            Message::BitmapPages { .. } | Message::BitmapEnd { .. } => self.exchange_frame(connection, frame, out),
-            other => out.fact(Fact::Surprise { what: format!("frame not for the bitmap part: {:?}", other.kind()) }),
+            Message::BitmapPages { .. } | Message::BitmapEnd { .. } => {
+                self.exchange_frame(connection, frame, out)
+            }
+            other => out.fact(Fact::Surprise {
+                what: format!("frame not for the bitmap part: {:?}", other.kind()),
+            }),
         }
     }
 
@@ -76,26 +104,48 @@ impl BitmapPart {
         tombstones: &[BlockRange],
         out: &mut Outbox<BitmapEffect>,
     ) {
-        let (me, peer, now) = (self.configuration.node_id, self.configuration.peer_id, self.now_wall as u32);
+        let (me, peer, now) = (
+            self.configuration.node_id,
+            self.configuration.peer_id,
+            self.now_wall as u32,
+        );
         let mut theirs: Vec<Record> = tombstones.iter().map(|&range| tombstone(range, now)).collect();
         theirs.extend(own.iter().map(|record| from_wire(record, Whose::Own, now)));
-        theirs.extend(suspect.iter().map(|record| from_wire(record, Whose::Peer(me), now)));
+        theirs.extend(
+            suspect
+                .iter()
+                .map(|record| from_wire(record, Whose::Peer(me), now)),
+        );
         if let Some(health) = self.health.content.as_mut() {
             let union = health.records.union(peer, me, &theirs, now);
             if let Some(full) = union.full {
-                out.fact(Fact::Alert { what: format!("the peer's bad blocks do not fit into the list ({full})") });
+                out.fact(Fact::Alert {
+                    what: format!("the peer's bad blocks do not fit into the list ({full})"),
+                });
             }
         }
         self.bits_of_lists();
         self.lists_changed();
         if !tombstones.is_empty() {
-            self.send_on(connection, Message::ClearedAck { ranges: tombstones.to_vec() }, None, out);
+            self.send_on(
+                connection,
+                Message::ClearedAck {
+                    ranges: tombstones.to_vec(),
+                },
+                None,
+                out,
+            );
         }
     }
 
     /// The peer healed blocks: they are no longer suspect. Its tombstones may go when this is durable; a lost acknowledgement
     /// only leaves them a little longer.
-    fn peer_cleared(&mut self, connection: ConnectionNumber, ranges: Vec<BlockRange>, out: &mut Outbox<BitmapEffect>) {
+    fn peer_cleared(
+        &mut self,
+        connection: ConnectionNumber,
+        ranges: Vec<BlockRange>,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         let peer = self.configuration.peer_id;
         if let Some(health) = self.health.content.as_mut() {
             for &range in &ranges {
@@ -109,13 +159,25 @@ impl BitmapPart {
 
     pub(super) fn report_merge(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
         let own_bad = self.records().map_or(0, |records| records.own_blocks());
-        let peer_bad = self.peer_bad_ranges().iter().map(|range| u64::from(range.count())).sum();
-        out.send(To::State(StateIn::PeerRecordsMerged { connection, own_bad, peer_bad }));
+        let peer_bad = self
+            .peer_bad_ranges()
+            .iter()
+            .map(|range| u64::from(range.count()))
+            .sum();
+        out.send(To::State(StateIn::PeerRecordsMerged {
+            connection,
+            own_bad,
+            peer_bad,
+        }));
     }
 }
 
 fn slice<T: Clone>(all: &[T], part: usize) -> Vec<T> {
-    all.iter().skip(part * RECORDS_AT_ONCE).take(RECORDS_AT_ONCE).cloned().collect()
+    all.iter()
+        .skip(part * RECORDS_AT_ONCE)
+        .take(RECORDS_AT_ONCE)
+        .cloned()
+        .collect()
 }
 
 fn to_wire(record: &Record) -> WireRecord {
@@ -146,7 +208,11 @@ fn from_wire(record: &WireRecord, whose: Whose, now: u32) -> Record {
             2 => BlockState::Lost,
             _ => BlockState::Suspect,
         },
-        cause: if record.cause == 0 { Cause::Read } else { Cause::MissedWrite },
+        cause: if record.cause == 0 {
+            Cause::Read
+        } else {
+            Cause::MissedWrite
+        },
         good_at: match record.good_at {
             0 => GoodAt::No,
             1 => GoodAt::Yes,

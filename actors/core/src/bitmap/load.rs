@@ -38,26 +38,53 @@ impl BitmapPart {
 
     /// Reads the bitmap again (R4, R6: the hot extents are not laid over it; the volume part replays what is owed).
     pub(super) fn reload(&mut self, out: &mut Outbox<BitmapEffect>) {
-        let disk = self.snapshot.as_ref().and_then(|snapshot| snapshot.disk.as_ref().map(|disk| (disk.layout, snapshot.volume_sectors)));
-        let Some((layout, volume_sectors)) = disk else { return self.recovered(out) };
-        let plan = LoadPlan { layout, volume_sectors, set_all: false, extents: Vec::new(), list_lost: false };
+        let disk = self.snapshot.as_ref().and_then(|snapshot| {
+            snapshot
+                .disk
+                .as_ref()
+                .map(|disk| (disk.layout, snapshot.volume_sectors))
+        });
+        let Some((layout, volume_sectors)) = disk else {
+            return self.recovered(out);
+        };
+        let plan = LoadPlan {
+            layout,
+            volume_sectors,
+            set_all: false,
+            extents: Vec::new(),
+            list_lost: false,
+        };
         self.start_reading(None, plan, out);
     }
 
     fn start_reading(&mut self, query: Option<Query>, plan: LoadPlan, out: &mut Outbox<BitmapEffect>) {
         let map = DirtyMap::new(blocks_of(plan.volume_sectors));
         let next = if plan.set_all { map.page_count() } else { 0 };
-        self.loading = Some(Loading { query, plan, map, next, reading: None, singly_to: 0, unreadable: 0 });
+        self.loading = Some(Loading {
+            query,
+            plan,
+            map,
+            next,
+            reading: None,
+            singly_to: 0,
+            unreadable: 0,
+        });
         self.read_on(out);
     }
 
     fn read_on(&mut self, out: &mut Outbox<BitmapEffect>) {
-        let Some(loading) = self.loading.as_ref() else { return };
+        let Some(loading) = self.loading.as_ref() else {
+            return;
+        };
         let pages = loading.map.page_count();
         if loading.next >= pages {
             return self.all_read(out);
         }
-        let count = if loading.next < loading.singly_to { 1 } else { PAGES_AT_ONCE.min(pages - loading.next) };
+        let count = if loading.next < loading.singly_to {
+            1
+        } else {
+            PAGES_AT_ONCE.min(pages - loading.next)
+        };
         let first = loading.next;
         let kind = MetaKind::Read {
             offset: loading.plan.layout.bitmap_page_byte(u64::from(first)),
@@ -70,9 +97,20 @@ impl BitmapPart {
     }
 
     /// True if the completion was for the load.
-    pub(super) fn load_completed(&mut self, completion: &MetaCompletion, out: &mut Outbox<BitmapEffect>) -> bool {
-        let Some(loading) = self.loading.as_mut() else { return false };
-        let Some((_, first, count)) = loading.reading.filter(|(number, _, _)| *number == completion.number) else { return false };
+    pub(super) fn load_completed(
+        &mut self,
+        completion: &MetaCompletion,
+        out: &mut Outbox<BitmapEffect>,
+    ) -> bool {
+        let Some(loading) = self.loading.as_mut() else {
+            return false;
+        };
+        let Some((_, first, count)) = loading
+            .reading
+            .filter(|(number, _, _)| *number == completion.number)
+        else {
+            return false;
+        };
         loading.reading = None;
         match &completion.result {
             Ok(bytes) => {
@@ -92,7 +130,11 @@ impl BitmapPart {
                 if let Some(range) = page_blocks(first, loading.map.bits()) {
                     loading.map.set(range);
                 }
-                out.fact(Fact::Alert { what: format!("bitmap page {first} cannot be read (errno {errno}): its blocks count as out of sync") });
+                out.fact(Fact::Alert {
+                    what: format!(
+                        "bitmap page {first} cannot be read (errno {errno}): its blocks count as out of sync"
+                    ),
+                });
             }
         }
         self.read_on(out);
@@ -100,7 +142,9 @@ impl BitmapPart {
     }
 
     fn all_read(&mut self, out: &mut Outbox<BitmapEffect>) {
-        let Some(loading) = self.loading.as_mut() else { return };
+        let Some(loading) = self.loading.as_mut() else {
+            return;
+        };
         if loading.plan.set_all {
             loading.map.set_all();
             loading.map.mark_all_changed();
@@ -109,7 +153,10 @@ impl BitmapPart {
         for &extent in &loading.plan.extents {
             let first = u64::from(extent) * EXTENT_BLOCKS;
             let end = (first + EXTENT_BLOCKS).min(bits);
-            if let Some(range) = end.checked_sub(first).and_then(|count| BlockRange::new(first, count as u32)) {
+            if let Some(range) = end
+                .checked_sub(first)
+                .and_then(|count| BlockRange::new(first, count as u32))
+            {
                 loading.map.set(range);
             }
         }
@@ -132,13 +179,21 @@ impl BitmapPart {
     }
 
     /// A11 ended.
-    pub(super) fn load_written(&mut self, query: Query, result: Result<(), i32>, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn load_written(
+        &mut self,
+        query: Query,
+        result: Result<(), i32>,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         self.loading = None;
         let bits = self.loaded.as_ref().map_or(0, |loaded| loaded.map.count());
         if result.is_err() {
             self.loaded = None;
         }
-        out.send(To::State(StateIn::BitmapLoaded { query, result: result.map(|()| bits) }));
+        out.send(To::State(StateIn::BitmapLoaded {
+            query,
+            result: result.map(|()| bits),
+        }));
     }
 }
 

@@ -280,6 +280,8 @@ pub enum BitmapIn {
         connection: ConnectionNumber,
         /// This node is the source.
         source: bool,
+        /// Marks that must be applied first.
+        after: MarkNumber,
     },
     /// Peer: a frame of the peer that concerns bits and lists (`BadBlocks`, `OutOfSync`, `BitmapPages`, `BitmapEnd`,
     /// `Cleared`, `ClearedAck`).

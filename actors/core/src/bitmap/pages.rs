@@ -19,9 +19,15 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     /// A mark of the volume part.
-    Mark { number: MarkNumber, error: Option<ErrorNumber> },
+    Mark {
+        number: MarkNumber,
+        error: Option<ErrorNumber>,
+    },
     /// The peer's tell.
-    Tell { connection: ConnectionNumber, number: u64 },
+    Tell {
+        connection: ConnectionNumber,
+        number: u64,
+    },
 }
 
 /// One who waits.
@@ -40,7 +46,13 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub fn new(owner: Owner, record: Option<u64>) -> Self {
-        Self { owner, bits: false, record, record_lost: false, batch: false }
+        Self {
+            owner,
+            bits: false,
+            record,
+            record_lost: false,
+            batch: false,
+        }
     }
 }
 
@@ -92,7 +104,12 @@ pub(super) enum Whole {
 
 impl PageWriter {
     pub fn want(&mut self, requester: PartName, query: Query, after: MarkNumber) {
-        self.wanted.push(WriteOut { requester, query, after, batch: false });
+        self.wanted.push(WriteOut {
+            requester,
+            query,
+            after,
+            batch: false,
+        });
     }
 
     pub fn want_whole(&mut self, whole: Whole) {
@@ -103,7 +120,10 @@ impl PageWriter {
 impl BitmapPart {
     /// Begins a batch if somebody needs one.
     pub(super) fn write_pages(&mut self, out: &mut Outbox<BitmapEffect>) {
-        if !matches!(self.pages.stage, Stage::Idle) || self.is_recovering() || self.loading.is_some() && self.pages.whole.is_none() {
+        if !matches!(self.pages.stage, Stage::Idle)
+            || self.is_recovering()
+            || self.loading.is_some() && self.pages.whole.is_none()
+        {
             return;
         }
         let in_use = self.in_use();
@@ -122,7 +142,9 @@ impl BitmapPart {
         }
         self.pages.lazily = false;
         self.pages.failed = None;
-        let Some(loaded) = self.loaded.as_ref() else { return self.batch_ended(Err(19), out) };
+        let Some(loaded) = self.loaded.as_ref() else {
+            return self.batch_ended(Err(19), out);
+        };
         self.pages.versions = loaded.map.changed_pages().collect();
         if self.pages.versions.is_empty() {
             return self.batch_ended(Ok(()), out);
@@ -138,7 +160,9 @@ impl BitmapPart {
     fn send_pages(&mut self, out: &mut Outbox<BitmapEffect>) {
         let mut open = BTreeMap::new();
         for (page, _) in self.pages.versions.clone() {
-            let Some(loaded) = self.loaded.as_ref() else { return };
+            let Some(loaded) = self.loaded.as_ref() else {
+                return;
+            };
             let offset = loaded.layout.bitmap_page_byte(u64::from(page));
             let buffer = Buffer::from_vec(loaded.map.page_bytes(page).to_vec());
             open.insert(self.submit(MetaKind::WriteLazy { offset, buffer }, out), page);
@@ -147,7 +171,12 @@ impl BitmapPart {
     }
 
     /// One of the batch's operations ended.
-    pub(super) fn page_completed(&mut self, number: u64, result: Result<(), i32>, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn page_completed(
+        &mut self,
+        number: u64,
+        result: Result<(), i32>,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         match &mut self.pages.stage {
             Stage::Before(flush) if *flush == number => match result {
                 Ok(()) => self.send_pages(out),
@@ -187,14 +216,18 @@ impl BitmapPart {
                 self.pages.uncovered &= loaded.map.changed_count() > 0;
             }
             if !versions.is_empty() {
-                out.fact(Fact::BitmapWritten { pages: u32::try_from(versions.len()).unwrap_or(u32::MAX) });
+                out.fact(Fact::BitmapWritten {
+                    pages: u32::try_from(versions.len()).unwrap_or(u32::MAX),
+                });
             }
         }
         for waiting in &mut self.pages.waiting {
             waiting.bits |= std::mem::take(&mut waiting.batch) && result.is_ok();
         }
         let uncovered = self.pages.uncovered;
-        let (done, rest): (Vec<WriteOut>, Vec<WriteOut>) = std::mem::take(&mut self.pages.wanted).into_iter().partition(|wanted| wanted.batch);
+        let (done, rest): (Vec<WriteOut>, Vec<WriteOut>) = std::mem::take(&mut self.pages.wanted)
+            .into_iter()
+            .partition(|wanted| wanted.batch);
         self.pages.wanted = rest;
         for wanted in done {
             written_out(&wanted, result, uncovered, out);
@@ -220,7 +253,9 @@ impl BitmapPart {
         self.pages.waiting = rest;
         for waiting in done {
             match waiting.owner {
-                Owner::Tell { connection, number } => out.send(To::State(StateIn::TellRecorded { number, connection })),
+                Owner::Tell { connection, number } => {
+                    out.send(To::State(StateIn::TellRecorded { number, connection }))
+                }
                 Owner::Mark { number, error } => {
                     let outcome = match (waiting.bits, waiting.record_lost) {
                         (true, false) => MarkOutcome::Durable,
@@ -254,10 +289,16 @@ impl BitmapPart {
     /// Sets all bits, durably; the lists stay.
     pub(super) fn set_all(&mut self, query: Query, reason: &str, out: &mut Outbox<BitmapEffect>) {
         let Some(loaded) = self.loaded.as_mut() else {
-            return out.send(To::State(StateIn::AllSet { query, result: Err(19) }));
+            return out.send(To::State(StateIn::AllSet {
+                query,
+                result: Err(19),
+            }));
         };
         loaded.map.set_all();
-        out.fact(Fact::Step { step: "bitmap", outcome: format!("all bits set: {reason}") });
+        out.fact(Fact::Step {
+            step: "bitmap",
+            outcome: format!("all bits set: {reason}"),
+        });
         self.pages.want_whole(Whole::SetAll(query));
     }
 }
@@ -266,7 +307,11 @@ fn written_out(wanted: &WriteOut, result: Result<(), i32>, uncovered: bool, out:
     let (query, result) = (wanted.query, result);
     match wanted.requester {
         PartName::ActivityLog => out.send(To::ActivityLog(ActivityIn::WrittenOut { query, result })),
-        _ => out.send(To::State(StateIn::WrittenOut { query, result, uncovered: uncovered && result.is_err() })),
+        _ => out.send(To::State(StateIn::WrittenOut {
+            query,
+            result,
+            uncovered: uncovered && result.is_err(),
+        })),
     }
 }
 

@@ -97,13 +97,20 @@ impl BitmapPart {
     pub(super) fn submit(&mut self, kind: MetaKind, out: &mut Outbox<BitmapEffect>) -> u64 {
         let number = self.number();
         self.outstanding.insert(number, kind.clone());
-        let operation = MetaOperation { holder: PartName::Bitmap, generation: self.generation, number, kind };
+        let operation = MetaOperation {
+            holder: PartName::Bitmap,
+            generation: self.generation,
+            number,
+            kind,
+        };
         out.send(To::Disk(DiskIn::Meta(vec![operation])));
         number
     }
 
     pub(super) fn current_generation(&self) -> u64 {
-        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.identifiers.current.0)
+        self.snapshot
+            .as_ref()
+            .map_or(0, |snapshot| snapshot.identifiers.current.0)
     }
 
     pub(super) fn connection(&self) -> Option<ConnectionNumber> {
@@ -113,7 +120,10 @@ impl BitmapPart {
     /// Pages may be written for marks: the disk is in use. (While it is Failed only the detach's order writes them.)
     pub(super) fn in_use(&self) -> bool {
         self.loaded.is_some()
-            && self.snapshot.as_ref().is_some_and(|snapshot| snapshot.vector.disk >= DiskState::Negotiating)
+            && self
+                .snapshot
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.vector.disk >= DiskState::Negotiating)
     }
 
     pub(super) fn set_bits(&mut self, range: BlockRange) -> u64 {
@@ -148,16 +158,34 @@ impl BitmapPart {
                     self.clear(range, reason, out);
                 }
             }
-            BitmapIn::WriteOut { requester, query, after, .. } => self.pages.want(requester, query, after),
+            BitmapIn::WriteOut {
+                requester,
+                query,
+                after,
+                ..
+            } => self.pages.want(requester, query, after),
             BitmapIn::SetAll { query, reason } => self.set_all(query, &reason, out),
             BitmapIn::ClearAll { reason } => self.clear_all(&reason, out),
             BitmapIn::SetHeader { query, change } => self.set_header(query, *change, out),
             BitmapIn::PersistHealth { query } => self.persist(query, out),
-            BitmapIn::RecordTell { connection, number, records } => self.record_tell(connection, number, &records, out),
+            BitmapIn::RecordTell {
+                connection,
+                number,
+                records,
+            } => self.record_tell(connection, number, &records, out),
             BitmapIn::SendRecords { connection } => self.send_records(connection, out),
-            BitmapIn::Exchange { connection, source } => self.begin_exchange(connection, source, out),
+            BitmapIn::Exchange {
+                connection,
+                source,
+                after,
+            } => self.order_exchange(connection, source, after),
             BitmapIn::Peer { connection, frame } => self.peer_frame(connection, frame, out),
-            BitmapIn::NextRun { query, from, max_blocks, max_runs } => self.next_run(query, from, max_blocks, max_runs, out),
+            BitmapIn::NextRun {
+                query,
+                from,
+                max_blocks,
+                max_runs,
+            } => self.next_run(query, from, max_blocks, max_runs, out),
             BitmapIn::Lost { ranges } => self.lost(&ranges, out),
             BitmapIn::Meta(completions) => {
                 for completion in completions {
@@ -204,7 +232,11 @@ impl BitmapPart {
     fn ask_table(&mut self, out: &mut Outbox<BitmapEffect>) {
         let query = Query(self.number());
         self.recovering = Some(Recovering::Table(query));
-        out.send(To::Disk(DiskIn::QueryTable { asker: PartName::Bitmap, generation: self.generation, query }));
+        out.send(To::Disk(DiskIn::QueryTable {
+            asker: PartName::Bitmap,
+            generation: self.generation,
+            query,
+        }));
     }
 
     fn table(&mut self, answer: &TableAnswer, out: &mut Outbox<BitmapEffect>) {
@@ -215,7 +247,11 @@ impl BitmapPart {
             if query != answer.query {
                 return;
             }
-            if answer.meta.iter().any(|(generation, _)| *generation != self.generation) {
+            if answer
+                .meta
+                .iter()
+                .any(|(generation, _)| *generation != self.generation)
+            {
                 // An old page that lands later would erase newer marks.
                 self.recovering = Some(Recovering::Pause(Instant(0)));
                 return;
@@ -225,13 +261,22 @@ impl BitmapPart {
             return;
         }
         // The disk part was restarted: what its table does not name is done again (R9).
-        let named: Vec<u64> =
-            answer.meta.iter().filter(|(generation, _)| *generation == self.generation).map(|(_, number)| *number).collect();
+        let named: Vec<u64> = answer
+            .meta
+            .iter()
+            .filter(|(generation, _)| *generation == self.generation)
+            .map(|(_, number)| *number)
+            .collect();
         let again: Vec<MetaOperation> = self
             .outstanding
             .iter()
             .filter(|(number, _)| !named.contains(number))
-            .map(|(&number, kind)| MetaOperation { holder: PartName::Bitmap, generation: self.generation, number, kind: kind.clone() })
+            .map(|(&number, kind)| MetaOperation {
+                holder: PartName::Bitmap,
+                generation: self.generation,
+                number,
+                kind: kind.clone(),
+            })
             .collect();
         if !again.is_empty() {
             out.send(To::Disk(DiskIn::Meta(again)));
@@ -250,15 +295,27 @@ impl BitmapPart {
         self.recovering.is_some()
     }
 
-    fn neighbour_restarted(&mut self, part: PartName, generation: PartGeneration, out: &mut Outbox<BitmapEffect>) {
+    fn neighbour_restarted(
+        &mut self,
+        part: PartName,
+        generation: PartGeneration,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         match part {
             PartName::Disk => {
                 let query = Query(self.number());
-                out.send(To::Disk(DiskIn::QueryTable { asker: PartName::Bitmap, generation: self.generation, query }));
+                out.send(To::Disk(DiskIn::QueryTable {
+                    asker: PartName::Bitmap,
+                    generation: self.generation,
+                    query,
+                }));
             }
             PartName::Volume => {
                 out.send(To::Volume(VolumeIn::BadBlocks(Arc::new(self.published.clone()))));
-                out.send(To::Volume(VolumeIn::BitmapIs { generation, last: self.last_mark }));
+                out.send(To::Volume(VolumeIn::BitmapIs {
+                    generation,
+                    last: self.last_mark,
+                }));
             }
             _ => {}
         }
@@ -282,6 +339,7 @@ impl BitmapPart {
     }
 
     fn finish(&mut self, out: &mut Outbox<BitmapEffect>) {
+        self.begin_ordered_exchange(out);
         self.write_pages(out);
         self.write_health(out);
         self.acknowledge(out);
@@ -294,7 +352,10 @@ impl BitmapPart {
                 out.effect(BitmapEffect::Publish(shared));
             }
         }
-        let bits = self.loaded.as_ref().map_or(self.bits, |loaded| loaded.map.count());
+        let bits = self
+            .loaded
+            .as_ref()
+            .map_or(self.bits, |loaded| loaded.map.count());
         if bits != self.bits {
             let crossed = (bits == 0) != (self.bits == 0);
             self.bits = bits;
@@ -305,23 +366,44 @@ impl BitmapPart {
         }
     }
 
-    fn next_run(&self, query: Query, from: u64, max_blocks: u32, max_runs: u32, out: &mut Outbox<BitmapEffect>) {
+    fn next_run(
+        &self,
+        query: Query,
+        from: u64,
+        max_blocks: u32,
+        max_runs: u32,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         let (mut runs, mut unfetchable, mut set_bits) = (Vec::new(), 0, 0);
         if let Some(loaded) = self.loaded.as_ref() {
             set_bits = loaded.map.count();
-            unfetchable = self.peer_bad_ranges().iter().map(|&range| loaded.map.count_in(range)).sum();
+            unfetchable = self
+                .peer_bad_ranges()
+                .iter()
+                .map(|&range| loaded.map.count_in(range))
+                .sum();
             let mut at = from;
             while runs.len() < max_runs as usize {
-                let Some(run) = loaded.map.next_run(at, max_blocks) else { break };
+                let Some(run) = loaded.map.next_run(at, max_blocks) else {
+                    break;
+                };
                 at = run.end();
                 runs.extend(self.without_peer_bad(run));
             }
         }
-        out.send(To::Resync(ResyncIn::Runs { query, runs, set_bits, unfetchable }));
+        out.send(To::Resync(ResyncIn::Runs {
+            query,
+            runs,
+            set_bits,
+            unfetchable,
+        }));
     }
 
     pub(super) fn clear_reason_reads_back(reason: ClearReason) -> bool {
-        matches!(reason, ClearReason::ResyncWritten | ClearReason::Overwritten { .. })
+        matches!(
+            reason,
+            ClearReason::ResyncWritten | ClearReason::Overwritten { .. }
+        )
     }
 }
 

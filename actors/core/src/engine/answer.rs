@@ -41,8 +41,12 @@ impl VolumePart {
     }
 
     fn answer_client(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(request) = self.requests.get(&id) else { return };
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
         let verdict = match request.work {
             Work::Read { .. } => read_verdict(request),
             Work::Flush => self.flush_verdict(request, &snapshot),
@@ -74,31 +78,48 @@ impl VolumePart {
             // under a snapshot that shows the loss; and while the peer's disk is going it must have said "marked" (T4).
             (Local::Done, Net::None | Net::Lost(_)) if current => {
                 let loss_seen = !matches!(request.net, Net::Lost(lost) if snapshot.connection == Some(lost) && snapshot.mirror);
-                let settled = snapshot.alone_settled && loss_seen && (snapshot.connection.is_none() || snapshot.peer_loss_settled);
+                let settled = snapshot.alone_settled
+                    && loss_seen
+                    && (snapshot.connection.is_none() || snapshot.peer_loss_settled);
                 if settled { Verdict::Ok } else { Verdict::Wait }
             }
             // Only there. T1: the peer knows that this disk is behind, and this node has marked it, both durably: otherwise a
             // crash right after the answer would bring this node back as a Primary of the same generation.
             (Local::Failed(number, _), Net::Done(_)) => {
-                let settled = snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled);
+                let settled =
+                    snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled);
                 if settled { Verdict::Ok } else { Verdict::Wait }
             }
             (Local::None | Local::Abandoned, Net::Done(_)) => {
-                if snapshot.own_loss_settled { Verdict::Ok } else { Verdict::Wait }
+                if snapshot.own_loss_settled {
+                    Verdict::Ok
+                } else {
+                    Verdict::Wait
+                }
             }
             // Nowhere for sure: once more, if the link comes back in time (R12) or I/O is suspended; else an error.
             (local, _) => {
                 let errno = if let Local::Failed(_, 28) = local { 28 } else { 5 };
-                self.again_or(snapshot, errno, "the write failed on every copy that was reachable")
+                self.again_or(
+                    snapshot,
+                    errno,
+                    "the write failed on every copy that was reachable",
+                )
             }
         }
     }
 
     fn again_or(&self, snapshot: &Snapshot, errno: i32, why: &'static str) -> Verdict {
-        let until = snapshot.link_lost_at.map(|lost| lost.after_ms(self.configuration.reconnect_grace));
+        let until = snapshot
+            .link_lost_at
+            .map(|lost| lost.after_ms(self.configuration.reconnect_grace));
         let may_wait = snapshot.connection.is_none() && until.is_some_and(|until| until > self.now);
         let other_way = snapshot.connection.is_some() && snapshot.vector.peer_disk == DiskState::UpToDate;
-        if may_wait || other_way || snapshot.vector.suspended.any() { Verdict::Again } else { Verdict::Fail(errno, why) }
+        if may_wait || other_way || snapshot.vector.suspended.any() {
+            Verdict::Again
+        } else {
+            Verdict::Fail(errno, why)
+        }
     }
 
     fn flush_verdict(&self, request: &Request, snapshot: &Snapshot) -> Verdict {
@@ -107,38 +128,51 @@ impl VolumePart {
             (Local::Done, Net::Done(_)) => Verdict::Ok,
             // The peer is lost: it is not an up-to-date replica any more once the new generation is durable.
             (Local::Done, Net::None | Net::Lost(_) | Net::Failed(_)) if current => {
-                let settled = snapshot.alone_settled && (snapshot.connection.is_none() || snapshot.peer_loss_settled);
+                let settled =
+                    snapshot.alone_settled && (snapshot.connection.is_none() || snapshot.peer_loss_settled);
                 if settled { Verdict::Ok } else { Verdict::Wait }
             }
             (Local::Failed(number, _), Net::Done(_)) => {
-                let settled = snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled);
+                let settled =
+                    snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled);
                 if settled { Verdict::Ok } else { Verdict::Wait }
             }
             (Local::None | Local::Abandoned, Net::Done(_)) => {
-                if snapshot.own_loss_settled { Verdict::Ok } else { Verdict::Wait }
+                if snapshot.own_loss_settled {
+                    Verdict::Ok
+                } else {
+                    Verdict::Wait
+                }
             }
-            (Local::None, Net::None) if !current => self.again_or(snapshot, 5, "no up-to-date copy is reachable"),
+            (Local::None, Net::None) if !current => {
+                self.again_or(snapshot, 5, "no up-to-date copy is reachable")
+            }
             _ => self.again_or(snapshot, 5, "the flush failed on every copy that was reachable"),
         }
     }
 
     /// T3: a nacked write needs a suspect record about the peer before it is answered.
     fn nack_needs_record(&mut self, id: u64) {
-        let Some(request) = self.requests.get(&id) else { return };
-        let needed = matches!((request.local, request.net), (Local::Done, Net::Failed(_))) && request.mark.is_none();
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let needed =
+            matches!((request.local, request.net), (Local::Done, Net::Failed(_))) && request.mark.is_none();
         if let (true, Some(range)) = (needed, request.range()) {
             let mark = self.mark(vec![range.touched_blocks()], MarkReason::PeerFailed);
             if let Some(request) = self.requests.get_mut(&id) {
                 request.mark = Some(mark);
-                request.marked_lacking = true;
             }
         }
     }
 
     fn succeed(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
         let Some(request) = self.remove(id) else { return };
-        let Origin::Client { client, sequence } = request.origin else { return };
-        if request.no_local && request.is_read()
+        let Origin::Client { client, sequence } = request.origin else {
+            return;
+        };
+        if request.no_local
+            && request.is_read()
             && let Some(range) = request.range()
         {
             out.fact(Fact::ReadServedByPeer { range });
@@ -152,8 +186,15 @@ impl VolumePart {
 
     pub(super) fn fail(&mut self, id: u64, errno: i32, why: &'static str, out: &mut Outbox<VolumeEffect>) {
         let Some(request) = self.remove(id) else { return };
-        let Origin::Client { client, sequence } = request.origin else { return };
-        out.fact(Fact::ClientError { client, range: request.range(), errno, why });
+        let Origin::Client { client, sequence } = request.origin else {
+            return;
+        };
+        out.fact(Fact::ClientError {
+            client,
+            range: request.range(),
+            errno,
+            why,
+        });
         if let (Net::Failed(_), Some(range), true) = (request.net, request.range(), request.work.writes()) {
             // Its "missed write" becomes a "failed write" there: the client was told.
             self.frame(Message::WriteAnsweredWithError { range }, None);
@@ -171,7 +212,14 @@ impl VolumePart {
         self.unflushed.extend(request.flushing.iter().copied());
     }
 
-    fn answer(&mut self, client: ClientId, sequence: Sequence, result: Result<Option<Buffer>, i32>, id: u64, write: bool) {
+    fn answer(
+        &mut self,
+        client: ClientId,
+        sequence: Sequence,
+        result: Result<Option<Buffer>, i32>,
+        id: u64,
+        write: bool,
+    ) {
         let answer = ClientAnswer { sequence, result };
         match self.clients.get_mut(&client) {
             Some(known) => {
@@ -189,7 +237,9 @@ impl VolumePart {
 
     /// An answered write stays until it is retired.
     fn after_answer(&mut self, id: u64, request: &Request) {
-        let (Some(range), true) = (request.range(), request.work.writes()) else { return };
+        let (Some(range), true) = (request.range(), request.work.writes()) else {
+            return;
+        };
         let local_ok = request.local == Local::Done;
         if let (Net::Done(_), true, true) = (request.net, local_ok, self.in_resync())
             && let Some(blocks) = range.covered_blocks(self.sectors())
@@ -197,11 +247,18 @@ impl VolumePart {
             self.batch.cleared.push((blocks, ClearReason::WrittenOnBoth));
         }
         let epoch = matches!(request.net, Net::Done(_)).then_some(request.epoch);
-        let mut unretired = Unretired { range, epoch, mark: request.mark, in_log: request.in_log, local_ok };
-        if epoch.is_none() && local_ok && unretired.mark.is_none() {
-            unretired.mark = self.mark_lacking(range.touched_blocks());
-        }
-        self.unretired.insert(id, unretired);
+        // What the peer lacks was marked when it was cut off, or before it was written.
+        let mark = request.lacking.or(request.mark);
+        self.unretired.insert(
+            id,
+            Unretired {
+                range,
+                epoch,
+                mark,
+                in_log: request.in_log,
+                local_ok,
+            },
+        );
     }
 
     /// Marks blocks that the peer lacks, unless they are known to be marked.
@@ -210,11 +267,15 @@ impl VolumePart {
     }
 
     pub(super) fn in_resync(&self) -> bool {
-        self.snapshot.as_ref().is_some_and(|snapshot| snapshot.vector.connection.is_resync())
+        self.snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.vector.connection.is_resync())
     }
 
     pub(super) fn sectors(&self) -> u64 {
-        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.volume_sectors)
+        self.snapshot
+            .as_ref()
+            .map_or(0, |snapshot| snapshot.volume_sectors)
     }
 
     /// Retires what a barrier or a durable mark has made superfluous; gives back extents that are drained.
@@ -229,7 +290,11 @@ impl VolumePart {
             })
             .map(|(&id, _)| id)
             .collect();
-        let life = self.snapshot.as_ref().and_then(|snapshot| snapshot.disk.as_ref()).map(|disk| disk.attach_id.0);
+        let life = self
+            .snapshot
+            .as_ref()
+            .and_then(|snapshot| snapshot.disk.as_ref())
+            .map(|disk| disk.attach_id.0);
         for id in retired {
             if let Some(write) = self.unretired.remove(&id)
                 && write.in_log.is_some()
@@ -248,5 +313,9 @@ fn gone(snapshot: &Snapshot) -> bool {
 }
 
 fn read_verdict(request: &Request) -> Verdict {
-    if request.data.is_some() { Verdict::Ok } else { Verdict::Again }
+    if request.data.is_some() {
+        Verdict::Ok
+    } else {
+        Verdict::Again
+    }
 }

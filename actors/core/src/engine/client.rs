@@ -4,12 +4,11 @@ use super::part::{Known, MAX_OPEN, VolumePart};
 use super::path::{self, ReadPath};
 use super::request::{Local, Net, Origin, Request, Stage, Work};
 use super::{ClientRequest, ClientRequestKind, VolumeEffect};
-use crate::bitmap::MarkReason;
 use crate::disk::DataKind;
 use crate::identity::{ClientId, Sequence};
 use crate::part::Outbox;
 use crate::snapshot::Admission;
-use crate::volume::state::{ConnectionState, DiskState};
+use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
 use mendblock_storage::units::SectorRange;
 
@@ -30,10 +29,27 @@ impl VolumePart {
         let work = match request.kind {
             ClientRequestKind::Read { range } => Work::Read { range },
             ClientRequestKind::Write { range, buffer, fua } => Work::Write { range, buffer, fua },
-            ClientRequestKind::WriteZeroes { range, may_unmap, fua } => Work::Zeroes { range, may_unmap, fua },
+            ClientRequestKind::WriteZeroes {
+                range,
+                may_unmap,
+                fua,
+            } => Work::Zeroes {
+                range,
+                may_unmap,
+                fua,
+            },
             ClientRequestKind::Flush => Work::Flush,
         };
-        self.insert(Request::new(Origin::Client { client, sequence: request.sequence }, work), out);
+        self.insert(
+            Request::new(
+                Origin::Client {
+                    client,
+                    sequence: request.sequence,
+                },
+                work,
+            ),
+            out,
+        );
     }
 
     /// The port has these answers: they need not be kept, and their locks go (R18, R19).
@@ -53,7 +69,12 @@ impl VolumePart {
     pub(super) fn client_gone(&mut self, client: ClientId) {
         self.clients.remove(&client);
         self.recovery.client_gone(client);
-        let places: Vec<(ClientId, Sequence)> = self.confirming.keys().filter(|(of, _)| *of == client).copied().collect();
+        let places: Vec<(ClientId, Sequence)> = self
+            .confirming
+            .keys()
+            .filter(|(of, _)| *of == client)
+            .copied()
+            .collect();
         for key in places {
             if let Some(place) = self.confirming.remove(&key) {
                 self.unlock(place);
@@ -63,7 +84,11 @@ impl VolumePart {
 
     /// Starts a waiting request if nothing stands in its way.
     pub(super) fn try_start(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(request) = self.requests.get(&id).filter(|request| request.stage == Stage::Waiting) else {
+        let Some(request) = self
+            .requests
+            .get(&id)
+            .filter(|request| request.stage == Stage::Waiting)
+        else {
             self.waiting.remove(&id);
             return;
         };
@@ -89,13 +114,23 @@ impl VolumePart {
 
     /// A write that the kernel still holds for a predecessor must not land on a newer one (R14).
     fn adopted_overlap(&self, range: SectorRange) -> bool {
-        self.adopted.values().any(|(other, writes)| *writes && other.is_some_and(|other| other.overlaps(range)))
+        self.adopted
+            .values()
+            .any(|(other, writes)| *writes && other.is_some_and(|other| other.overlaps(range)))
     }
 
     fn start_client(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(request) = self.requests.get(&id) else { return };
-        let admission = if request.is_read() { snapshot.reads } else { snapshot.writes };
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let admission = if request.is_read() {
+            snapshot.reads
+        } else {
+            snapshot.writes
+        };
         if admission != Admission::Open || self.requests.len() - self.waiting.len() > MAX_OPEN {
             return;
         }
@@ -107,8 +142,12 @@ impl VolumePart {
     }
 
     fn start_read(&mut self, id: u64, range: SectorRange, out: &mut Outbox<VolumeEffect>) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(request) = self.requests.get(&id) else { return };
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
         let tried = (request.no_local, request.no_peer);
         match path::read(&snapshot, &self.bad, &self.configuration, range, tried, self.now) {
             ReadPath::Local => {
@@ -136,8 +175,12 @@ impl VolumePart {
     }
 
     fn start_write(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(range) = self.requests.get(&id).and_then(Request::range) else { return };
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let Some(range) = self.requests.get(&id).and_then(Request::range) else {
+            return;
+        };
         let way = match path::write(&snapshot, &self.configuration, self.now) {
             Ok(way) => way,
             Err(ReadPath::Wait(_)) => return,
@@ -152,11 +195,14 @@ impl VolumePart {
             return;
         }
         self.running(id);
-        // Bits first where the peer is only told: the target's resync must not pass the block before it knows.
-        if way.local && way.peer.is_none() && snapshot.vector.connection == ConnectionState::WFBitMapS {
-            let blocks = range.touched_blocks();
-            self.mark(vec![blocks], MarkReason::PeerLacks);
-            self.frame(Message::OutOfSync { ranges: vec![blocks] }, None);
+        if way.local && way.peer.is_none() {
+            // Marked before it is written: a connection that comes up meanwhile exchanges bitmaps, and a bit set only at the answer
+            // would be one that the target never hears of.
+            let mark = self.mark_lacking(range.touched_blocks());
+            if let Some(request) = self.requests.get_mut(&id) {
+                request.lacking = mark;
+                request.marked_lacking = true;
+            }
         }
         if let Some(connection) = way.peer {
             self.mirror(id, connection, snapshot.vector.connection.is_resync());
@@ -174,8 +220,16 @@ impl VolumePart {
             self.batch.activate.extend(ask);
             return false;
         }
-        let life = self.snapshot.as_ref().and_then(|snapshot| snapshot.disk.as_ref()).map(|disk| disk.attach_id.0);
-        if let Some(request) = self.requests.get_mut(&id).filter(|request| request.in_log.is_none()) {
+        let life = self
+            .snapshot
+            .as_ref()
+            .and_then(|snapshot| snapshot.disk.as_ref())
+            .map(|disk| disk.attach_id.0);
+        if let Some(request) = self
+            .requests
+            .get_mut(&id)
+            .filter(|request| request.in_log.is_none())
+        {
             request.in_log = life;
             self.extents.take(range.extents());
         }
@@ -184,17 +238,39 @@ impl VolumePart {
 
     fn mirror(&mut self, id: u64, connection: crate::identity::ConnectionNumber, in_resync: bool) {
         let epoch = self.epochs.join(self.now);
-        let Some(request) = self.requests.get_mut(&id) else { return };
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
         request.epoch = epoch;
         request.net = Net::Pending(connection);
         let (message, payload) = match &request.work {
             Work::Write { range, buffer, fua } => {
-                let message = Message::Write { request: id, epoch, range: *range, fua: *fua, may_set_in_sync: in_resync };
+                let message = Message::Write {
+                    request: id,
+                    epoch,
+                    range: *range,
+                    fua: *fua,
+                    may_set_in_sync: in_resync,
+                };
                 (message, Some(buffer.clone()))
             }
-            Work::Zeroes { range, may_unmap, fua } => {
+            Work::Zeroes {
+                range,
+                may_unmap,
+                fua,
+            } => {
                 let (range, may_unmap, fua) = (*range, *may_unmap, *fua);
-                (Message::WriteZeroes { request: id, epoch, range, may_unmap, fua, may_set_in_sync: in_resync }, None)
+                (
+                    Message::WriteZeroes {
+                        request: id,
+                        epoch,
+                        range,
+                        may_unmap,
+                        fua,
+                        may_set_in_sync: in_resync,
+                    },
+                    None,
+                )
             }
             _ => return,
         };
@@ -202,10 +278,24 @@ impl VolumePart {
     }
 
     pub(super) fn write_locally(&mut self, id: u64) {
-        let Some(request) = self.requests.get(&id) else { return };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
         let kind = match &request.work {
-            Work::Write { range, buffer, fua } => DataKind::Write { range: *range, buffer: buffer.clone(), fua: *fua },
-            Work::Zeroes { range, may_unmap, fua } => DataKind::WriteZeroes { range: *range, may_unmap: *may_unmap, fua: *fua },
+            Work::Write { range, buffer, fua } => DataKind::Write {
+                range: *range,
+                buffer: buffer.clone(),
+                fua: *fua,
+            },
+            Work::Zeroes {
+                range,
+                may_unmap,
+                fua,
+            } => DataKind::WriteZeroes {
+                range: *range,
+                may_unmap: *may_unmap,
+                fua: *fua,
+            },
             _ => return,
         };
         if let Some(range) = request.range() {
@@ -220,7 +310,9 @@ impl VolumePart {
             // R17: which answered writes the predecessor had not retired is not known yet.
             return;
         }
-        let Some(snapshot) = self.snapshot.clone() else { return };
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
         self.running(id);
         if let Some(connection) = snapshot.connection.filter(|_| snapshot.mirror) {
             self.close_epoch();
@@ -228,7 +320,11 @@ impl VolumePart {
             let stable = self.epochs.is_stable(epoch);
             if let Some(request) = self.requests.get_mut(&id) {
                 request.epoch = epoch;
-                request.net = if stable { Net::Done(connection) } else { Net::Pending(connection) };
+                request.net = if stable {
+                    Net::Done(connection)
+                } else {
+                    Net::Pending(connection)
+                };
             }
         }
         if path::disk_usable(&snapshot) {
@@ -243,8 +339,12 @@ impl VolumePart {
 
     /// Goes on to the answer if both parts have ended.
     pub(super) fn ended_parts(&mut self, id: u64) {
-        if self.requests.get(&id).is_some_and(|request| request.stage == Stage::Running && request.parts_ended()) {
-            self.to_settling(id);
+        if self
+            .requests
+            .get(&id)
+            .is_some_and(|request| request.stage == Stage::Running && request.parts_ended())
+        {
+            self.begin_settling_of(id);
         }
     }
 
@@ -262,6 +362,8 @@ impl VolumePart {
 
     /// Whether the own disk may answer for a write now (T5).
     pub(super) fn disk_is_current(&self) -> bool {
-        self.snapshot.as_ref().is_some_and(|snapshot| snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some())
+        self.snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some())
     }
 }

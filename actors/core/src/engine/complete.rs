@@ -15,10 +15,15 @@ impl VolumePart {
         if completion.id.generation != self.generation {
             return self.adopted_completed(completion.id, &completion.result.as_ref().err().copied());
         }
-        let Some(Submitted { request: id, kind }) = self.operations.remove(&completion.id.request) else { return };
+        let Some(Submitted { request: id, kind }) = self.operations.remove(&completion.id.request) else {
+            return;
+        };
         match completion.result {
             Ok(data) => {
-                let live = self.requests.get_mut(&id).filter(|request| request.local == Local::Pending);
+                let live = self
+                    .requests
+                    .get_mut(&id)
+                    .filter(|request| request.local == Local::Pending);
                 let Some(request) = live else { return };
                 request.local = Local::Done;
                 if data.is_some() {
@@ -28,7 +33,10 @@ impl VolumePart {
             }
             Err((number, errno)) => {
                 self.note_error(number, errno, &kind, id);
-                let live = self.requests.get_mut(&id).filter(|request| request.local == Local::Pending);
+                let live = self
+                    .requests
+                    .get_mut(&id)
+                    .filter(|request| request.local == Local::Pending);
                 let Some(request) = live else { return };
                 request.local = Local::Failed(number, errno);
                 self.local_failed(id, out);
@@ -56,14 +64,19 @@ impl VolumePart {
                     extents.extend(std::mem::take(&mut request.flushing));
                 }
                 let sectors = self.sectors();
-                let ranges: Vec<BlockRange> = extents.into_iter().filter_map(|extent| extent_blocks(extent, sectors)).collect();
+                let ranges: Vec<BlockRange> = extents
+                    .into_iter()
+                    .filter_map(|extent| extent_blocks(extent, sectors))
+                    .collect();
                 self.mark(ranges, MarkReason::FlushError { error });
             }
         }
     }
 
     fn local_done(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(request) = self.requests.get(&id) else { return };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
         if let Origin::Verify { .. } = request.origin {
             return self.verify_step(id);
         }
@@ -74,7 +87,9 @@ impl VolumePart {
     }
 
     fn local_failed(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(request) = self.requests.get_mut(&id) else { return };
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
         if request.is_read() && request.is_client() {
             // The read goes to the peer at once (P4), never to this disk again.
             request.no_local = true;
@@ -82,25 +97,47 @@ impl VolumePart {
             return self.try_start(id, out);
         }
         self.ended_parts(id);
-        if self.requests.get(&id).is_some_and(|request| request.stage == Stage::Running) {
+        if self
+            .requests
+            .get(&id)
+            .is_some_and(|request| request.stage == Stage::Running)
+        {
             // Its net part is still under way.
             return;
         }
-        self.to_settling(id);
+        self.begin_settling_of(id);
     }
 
     /// An operation of a predecessor left the kernel.
     fn adopted_completed(&mut self, id: OperationId, error: &Option<(ErrorNumber, i32)>) {
-        let Some((range, writes)) = self.adopted.remove(&id) else { return };
-        let (Some((error, _)), Some(range)) = (error.filter(|(number, _)| number.0 != 0), range) else { return };
-        let reason = if writes { MarkReason::WriteError { error } } else { MarkReason::ReadError { error } };
+        let Some((range, writes)) = self.adopted.remove(&id) else {
+            return;
+        };
+        let (Some((error, _)), Some(range)) = (error.filter(|(number, _)| number.0 != 0), range) else {
+            return;
+        };
+        let reason = if writes {
+            MarkReason::WriteError { error }
+        } else {
+            MarkReason::ReadError { error }
+        };
         self.mark(vec![range.touched_blocks()], reason);
     }
 
     /// A mark ended: what waited for it is looked at again by the end of the step.
-    pub(super) fn mark_ended(&mut self, number: MarkNumber, outcome: MarkOutcome, _out: &mut Outbox<VolumeEffect>) {
-        let Some(mark) = self.marks.end(number) else { return };
-        if mark.reason == MarkReason::PeerLacks && outcome == MarkOutcome::Durable && self.connection().is_none() {
+    pub(super) fn mark_ended(
+        &mut self,
+        number: MarkNumber,
+        outcome: MarkOutcome,
+        _out: &mut Outbox<VolumeEffect>,
+    ) {
+        let Some(mark) = self.marks.end(number) else {
+            return;
+        };
+        if mark.reason == MarkReason::PeerLacks
+            && outcome == MarkOutcome::Durable
+            && self.connection().is_none()
+        {
             for range in mark.ranges {
                 self.marks.remember(range);
             }

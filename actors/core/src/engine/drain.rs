@@ -36,7 +36,9 @@ impl VolumePart {
     pub(super) fn snapshot_drain(&mut self, snapshot: &Snapshot, out: &mut Outbox<VolumeEffect>) {
         let life = snapshot.disk.as_ref().map(|disk| disk.attach_id.0);
         self.drained.wanted = match (snapshot.drain, life) {
-            (Some(drain), Some(life)) if self.drained.reported != Some(life) || self.drained.repeat => Some((snapshot.number, drain)),
+            (Some(drain), Some(life)) if self.drained.reported != Some(life) || self.drained.repeat => {
+                Some((snapshot.number, drain))
+            }
             _ => None,
         };
         if let (Some((_, Drain::Abandon)), true) = (self.drained.wanted, self.drained.abandoned != life) {
@@ -48,10 +50,16 @@ impl VolumePart {
     /// Requests stop waiting for the disk. Their buffers stay with the device until the kernel returns them (Q1).
     fn abandon(&mut self, out: &mut Outbox<VolumeEffect>) {
         out.send(To::Disk(DiskIn::Abandon));
-        let stuck: Vec<u64> =
-            self.requests.iter().filter(|(_, request)| request.local == Local::Pending).map(|(&id, _)| id).collect();
+        let stuck: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| request.local == Local::Pending)
+            .map(|(&id, _)| id)
+            .collect();
         for id in stuck {
-            let Some(request) = self.requests.get_mut(&id) else { continue };
+            let Some(request) = self.requests.get_mut(&id) else {
+                continue;
+            };
             request.local = Local::Abandoned;
             if request.is_read() && request.is_client() {
                 request.no_local = true;
@@ -59,35 +67,60 @@ impl VolumePart {
             } else if matches!(request.net, Net::Pending(_)) {
                 continue;
             } else {
-                self.to_settling(id);
+                self.begin_settling_of(id);
             }
         }
     }
 
     /// Reports the drain once nothing of this node is in the kernel.
     pub(super) fn advance_drain(&mut self, out: &mut Outbox<VolumeEffect>) {
-        let Some((snapshot, drain)) = self.drained.wanted else { return };
-        let in_kernel = self.requests.values().any(|request| request.local == Local::Pending) || !self.adopted.is_empty();
+        let Some((snapshot, drain)) = self.drained.wanted else {
+            return;
+        };
+        let in_kernel = self
+            .requests
+            .values()
+            .any(|request| request.local == Local::Pending)
+            || !self.adopted.is_empty();
         if drain == Drain::Wait && (in_kernel || self.recovery.is_collecting()) {
             return;
         }
         // Writes that are not retired: acknowledged by the disk, but not flushed; with the disk going, their bits are what
         // makes a clean activity log true (D9).
-        let mut ranges: Vec<BlockRange> =
-            self.unretired.values().filter(|write| write.local_ok).map(|write| write.range.touched_blocks()).collect();
-        ranges.extend(self.requests.values().filter(|request| request.local == Local::Done && request.work.writes()).filter_map(|request| {
-            request.range().map(mendblock_storage::units::SectorRange::touched_blocks)
-        }));
+        let mut ranges: Vec<BlockRange> = self
+            .unretired
+            .values()
+            .filter(|write| write.local_ok)
+            .map(|write| write.range.touched_blocks())
+            .collect();
+        ranges.extend(
+            self.requests
+                .values()
+                .filter(|request| request.local == Local::Done && request.work.writes())
+                .filter_map(|request| {
+                    request
+                        .range()
+                        .map(mendblock_storage::units::SectorRange::touched_blocks)
+                }),
+        );
         if !ranges.is_empty() {
             self.mark(ranges, MarkReason::PeerLacks);
         }
-        let life = self.snapshot.as_ref().and_then(|snapshot| snapshot.disk.as_ref()).map(|disk| disk.attach_id.0);
+        let life = self
+            .snapshot
+            .as_ref()
+            .and_then(|snapshot| snapshot.disk.as_ref())
+            .map(|disk| disk.attach_id.0);
         self.drained.reported = life;
         self.drained.repeat = false;
         self.drained.wanted = None;
-        let mark = self.marks.last();
+        let mark = self.marks.last_sent();
         self.flush_marks(out);
-        out.send(To::State(StateIn::Drained { snapshot, mark, complete: drain == Drain::Wait }));
+        out.send(To::State(StateIn::Drained {
+            snapshot,
+            mark,
+            complete: drain == Drain::Wait,
+        }));
     }
 
     /// Marks go out before the message that names them.
@@ -113,12 +146,14 @@ impl VolumePart {
     /// Writes that wait for nothing else are retired: answers `Quiesce`.
     pub(super) fn advance_quiescing(&mut self, out: &mut Outbox<VolumeEffect>) {
         let busy = self.requests.values().any(|request| {
-            request.work.writes() && !matches!(request.work, Work::Fetch { .. }) && request.stage != super::request::Stage::Waiting
+            request.work.writes()
+                && !matches!(request.work, Work::Fetch { .. })
+                && request.stage != super::request::Stage::Waiting
         });
         if self.quiescing.is_empty() || busy || !self.unretired.is_empty() || !self.recovery.is_settled() {
             return;
         }
-        let mark = self.marks.last();
+        let mark = self.marks.last_sent();
         for query in std::mem::take(&mut self.quiescing) {
             out.send(To::State(StateIn::Quiesced { query, mark }));
         }

@@ -18,7 +18,12 @@ impl Epochs {
     /// Numbers of one generation of the volume part, above those of its predecessors.
     pub fn new(generation: u64) -> Self {
         let base = generation << 40;
-        Self { current: base + 1, writes: 0, first_at: None, acknowledged: base }
+        Self {
+            current: base + 1,
+            writes: 0,
+            first_at: None,
+            acknowledged: base,
+        }
     }
 
     /// A write joins the present epoch; its number.

@@ -31,7 +31,9 @@ pub(super) struct Returning {
 impl Extents {
     /// All these extents are held and not being revoked.
     pub fn ready(&self, extents: impl IntoIterator<Item = u32>) -> bool {
-        extents.into_iter().all(|extent| self.held.get(&extent).is_some_and(|held| held.revoke.is_none()))
+        extents
+            .into_iter()
+            .all(|extent| self.held.get(&extent).is_some_and(|held| held.revoke.is_none()))
     }
 
     /// Extents of these that must be asked for (each is asked for once; one that is being revoked is asked for when it
@@ -54,7 +56,20 @@ impl Extents {
     pub fn granted(&mut self, grant: Grant) {
         let extent = grant.extent();
         self.wanted.remove(&extent);
-        self.held.insert(extent, Held { grant, users: 0, revoke: None });
+        match self.held.get_mut(&extent) {
+            // Granted once more by a new activity-log part: who uses the extent, and that it is wanted back, stays.
+            Some(held) => held.grant = grant,
+            None => {
+                self.held.insert(
+                    extent,
+                    Held {
+                        grant,
+                        users: 0,
+                        revoke: None,
+                    },
+                );
+            }
+        }
     }
 
     /// A write uses these extents until it is retired.
@@ -78,11 +93,19 @@ impl Extents {
 
     /// Extents are wanted back.
     pub fn revoke(&mut self, number: u64, extents: &[u32]) {
-        let returning = self.returning.entry(number).or_default();
         for &extent in extents {
-            match self.held.get_mut(&extent) {
-                Some(held) => {
-                    held.revoke = Some(number);
+            let before = self.held.get_mut(&extent).map(|held| held.revoke.replace(number));
+            // A new activity-log part asks under its own number: the old one is answered by nobody.
+            if let Some(old) = before
+                .flatten()
+                .filter(|old| *old != number)
+                .and_then(|old| self.returning.get_mut(&old))
+            {
+                old.open.remove(&extent);
+            }
+            let returning = self.returning.entry(number).or_default();
+            match before {
+                Some(_) => {
                     returning.open.insert(extent);
                 }
                 None => returning.not_held.push(extent),
@@ -97,8 +120,12 @@ impl Extents {
 
     /// Revokes that are complete now.
     pub fn returned(&mut self) -> Vec<(u64, Returning)> {
-        let drained: Vec<u32> =
-            self.held.iter().filter(|(_, held)| held.revoke.is_some() && held.users == 0).map(|(&extent, _)| extent).collect();
+        let drained: Vec<u32> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.revoke.is_some() && held.users == 0)
+            .map(|(&extent, _)| extent)
+            .collect();
         for extent in drained {
             if let Some(held) = self.held.remove(&extent)
                 && let Some(returning) = held.revoke.and_then(|number| self.returning.get_mut(&number))
@@ -107,9 +134,20 @@ impl Extents {
                 returning.grants.push(held.grant);
             }
         }
-        let complete: Vec<u64> =
-            self.returning.iter().filter(|(_, returning)| returning.open.is_empty()).map(|(&number, _)| number).collect();
-        complete.into_iter().filter_map(|number| self.returning.remove(&number).map(|returning| (number, returning))).collect()
+        let complete: Vec<u64> = self
+            .returning
+            .iter()
+            .filter(|(_, returning)| returning.open.is_empty())
+            .map(|(&number, _)| number)
+            .collect();
+        complete
+            .into_iter()
+            .filter_map(|number| {
+                self.returning
+                    .remove(&number)
+                    .map(|returning| (number, returning))
+            })
+            .collect()
     }
 
     /// Extents used since the last call.

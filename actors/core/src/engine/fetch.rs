@@ -17,19 +17,30 @@ use mendblock_storage::units::SectorRange;
 
 impl VolumePart {
     pub(super) fn fetch(&mut self, job: u64, range: SectorRange, out: &mut Outbox<VolumeEffect>) {
-        let running = self.requests.values().any(|request| request.origin == Origin::Fetch { job });
+        let running = self
+            .requests
+            .values()
+            .any(|request| request.origin == Origin::Fetch { job });
         if !running {
             self.insert(Request::new(Origin::Fetch { job }, Work::Fetch { range }), out);
         }
     }
 
     pub(super) fn start_fetch(&mut self, id: u64) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let target = matches!(snapshot.vector.connection, ConnectionState::SyncTarget | ConnectionState::PausedSyncT);
-        let connection = snapshot.connection.filter(|_| target && path::disk_usable(&snapshot));
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let target = matches!(
+            snapshot.vector.connection,
+            ConnectionState::SyncTarget | ConnectionState::PausedSyncT
+        );
+        let connection = snapshot
+            .connection
+            .filter(|_| target && path::disk_usable(&snapshot));
         self.running(id);
-        let (Some(connection), Some(range)) = (connection, self.requests.get(&id).and_then(Request::range)) else {
-            return self.to_settling(id);
+        let (Some(connection), Some(range)) = (connection, self.requests.get(&id).and_then(Request::range))
+        else {
+            return self.begin_settling_of(id);
         };
         if let Some(request) = self.requests.get_mut(&id) {
             request.net = Net::Pending(connection);
@@ -37,31 +48,68 @@ impl VolumePart {
         self.frame(Message::ResyncRead { request: id, range }, None);
     }
 
-    pub(super) fn fetch_arrived(&mut self, id: u64, payload: Option<Buffer>, _out: &mut Outbox<VolumeEffect>) {
-        let Some(connection) = self.connection() else { return };
-        let usable = self.snapshot.as_ref().is_some_and(|snapshot| path::disk_usable(snapshot));
-        let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) else { return };
+    pub(super) fn fetch_arrived(
+        &mut self,
+        id: u64,
+        payload: Option<Buffer>,
+        _out: &mut Outbox<VolumeEffect>,
+    ) {
+        let Some(connection) = self.connection() else {
+            return;
+        };
+        let usable = self
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| path::disk_usable(snapshot));
+        let Some(request) = self
+            .requests
+            .get_mut(&id)
+            .filter(|request| matches!(request.net, Net::Pending(_)))
+        else {
+            return;
+        };
         let Some(range) = request.range() else { return };
         request.net = Net::Done(connection);
         let data = payload.filter(|buffer| buffer.len() as u64 == range.byte_length());
-        let Some(buffer) = data.filter(|_| usable) else { return self.ended_parts(id) };
+        let Some(buffer) = data.filter(|_| usable) else {
+            return self.ended_parts(id);
+        };
         request.data = Some(buffer.clone());
         self.unflushed.extend(range.extents());
-        self.submit(id, DataKind::Write { range, buffer, fua: false });
+        self.submit(
+            id,
+            DataKind::Write {
+                range,
+                buffer,
+                fua: false,
+            },
+        );
     }
 
     pub(super) fn fetch_refused(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) else { return };
+        let Some(request) = self
+            .requests
+            .get_mut(&id)
+            .filter(|request| matches!(request.net, Net::Pending(_)))
+        else {
+            return;
+        };
         request.net = Net::Failed(5);
         let Some(range) = request.range() else { return };
-        out.send(To::Bitmap(BitmapIn::Lost { ranges: vec![range.touched_blocks()] }));
+        out.send(To::Bitmap(BitmapIn::Lost {
+            ranges: vec![range.touched_blocks()],
+        }));
         self.ended_parts(id);
     }
 
     /// The data is written; bad blocks among it are read back.
     pub(super) fn fetch_written(&mut self, id: u64, _out: &mut Outbox<VolumeEffect>) {
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        let (Some(range), Some(expected)) = (request.range(), request.data.clone()) else { return };
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        let (Some(range), Some(expected)) = (request.range(), request.data.clone()) else {
+            return;
+        };
         if path::own_bad(&self.bad, range) {
             request.work = Work::Verify { range, expected };
             request.step = 0;
@@ -74,7 +122,9 @@ impl VolumePart {
     pub(super) fn answer_fetch(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
         let Some(request) = self.remove(id) else { return };
         self.unlock(id);
-        let (Origin::Fetch { job }, Some(range)) = (request.origin, request.range()) else { return };
+        let (Origin::Fetch { job }, Some(range)) = (request.origin, request.range()) else {
+            return;
+        };
         let end = match (request.local, request.net) {
             (Local::Done, Net::Done(_)) => self.fetched(range),
             (Local::Failed(..), _) => JobEnd::WriteFailed,
@@ -85,7 +135,9 @@ impl VolumePart {
     }
 
     fn fetched(&mut self, range: SectorRange) -> JobEnd {
-        let Some(blocks) = range.covered_blocks(self.sectors()) else { return JobEnd::Cancelled };
+        let Some(blocks) = range.covered_blocks(self.sectors()) else {
+            return JobEnd::Cancelled;
+        };
         self.batch.cleared.push((blocks, ClearReason::ResyncWritten));
         self.frame(Message::ResyncWritten { ranges: vec![blocks] }, None);
         JobEnd::Written
@@ -93,28 +145,44 @@ impl VolumePart {
 
     /// A client (or the peer's client) overwrote blocks of the list whole: are they readable again?
     pub(super) fn healed_by_overwrite(&mut self, request: &Request, out: &mut Outbox<VolumeEffect>) {
-        let (Work::Write { range, buffer, .. }, Local::Done) = (&request.work, request.local) else { return };
-        if !path::own_bad(&self.bad, *range) || range.covered_blocks(self.sectors()).is_none() || !self.disk_is_current() {
+        let (Work::Write { range, buffer, .. }, Local::Done) = (&request.work, request.local) else {
+            return;
+        };
+        if !path::own_bad(&self.bad, *range)
+            || range.covered_blocks(self.sectors()).is_none()
+            || !self.disk_is_current()
+        {
             return;
         }
         let both = matches!(request.net, Net::Done(_));
-        let work = Work::Verify { range: *range, expected: buffer.clone() };
+        let work = Work::Verify {
+            range: *range,
+            expected: buffer.clone(),
+        };
         self.insert(Request::new(Origin::Verify { both }, work), out);
     }
 
     pub(super) fn start_verify(&mut self, id: u64) {
         self.running(id);
-        if self.snapshot.as_ref().is_some_and(|snapshot| path::disk_usable(snapshot)) {
+        if self
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| path::disk_usable(snapshot))
+        {
             self.submit(id, DataKind::Flush);
         } else {
-            self.to_settling(id);
+            self.begin_settling_of(id);
         }
     }
 
     /// Flushed: read back, past any cache (the device is read directly); read: compare.
     pub(super) fn verify_step(&mut self, id: u64) {
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        let Work::Verify { range, expected } = request.work.clone() else { return };
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        let Work::Verify { range, expected } = request.work.clone() else {
+            return;
+        };
         if request.step == 0 {
             request.step = 1;
             request.data = None;
@@ -131,9 +199,13 @@ impl VolumePart {
     pub(super) fn answer_verify(&mut self, id: u64) {
         let Some(request) = self.remove(id) else { return };
         self.unlock(id);
-        let (Origin::Verify { both }, Some(range)) = (request.origin, request.range()) else { return };
+        let (Origin::Verify { both }, Some(range)) = (request.origin, request.range()) else {
+            return;
+        };
         if let (Local::Done, Some(blocks)) = (request.local, range.covered_blocks(self.sectors())) {
-            self.batch.cleared.push((blocks, ClearReason::Overwritten { both }));
+            self.batch
+                .cleared
+                .push((blocks, ClearReason::Overwritten { both }));
         }
     }
 }

@@ -29,7 +29,7 @@ impl VolumePart {
         }
         self.drop_parked(connection);
         self.cut_off(Some(connection));
-        let marks = self.owe_unretired();
+        let marks = self.owe_unretired(false);
         self.losing.connection = Some(connection);
         self.losing.marks = marks;
         if !self.recovery.is_settled() {
@@ -46,7 +46,9 @@ impl VolumePart {
             .filter(|(_, request)| match request.net {
                 Net::Pending(of) => connection.is_none_or(|lost| of <= lost),
                 // Acked but not stable: the peer may not keep it (section 9 of replication: also in protocol C).
-                Net::Done(of) => request.work.writes() && request.is_client() && connection.is_none_or(|lost| of <= lost),
+                Net::Done(of) => {
+                    request.work.writes() && request.is_client() && connection.is_none_or(|lost| of <= lost)
+                }
                 _ => false,
             })
             .map(|(&id, _)| id)
@@ -58,8 +60,12 @@ impl VolumePart {
     }
 
     fn cut_off_one(&mut self, id: u64) {
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        let (Net::Pending(of) | Net::Done(of)) = request.net else { return };
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        let (Net::Pending(of) | Net::Done(of)) = request.net else {
+            return;
+        };
         request.net = Net::Lost(of);
         if request.is_read() && request.is_client() {
             self.restart(id);
@@ -69,7 +75,8 @@ impl VolumePart {
     }
 
     /// Marks every write that no barrier has retired, also those that are still under way.
-    fn owe_unretired(&mut self) -> Vec<MarkNumber> {
+    /// `pending`: also those that the peer may still acknowledge, though it will never make them stable.
+    fn owe_unretired(&mut self, pending: bool) -> Vec<MarkNumber> {
         let mut ranges: Vec<BlockRange> = Vec::new();
         for write in self.unretired.values_mut() {
             if write.epoch.take().is_some() {
@@ -77,7 +84,12 @@ impl VolumePart {
             }
         }
         for request in self.requests.values_mut() {
-            let cut = matches!(request.net, Net::Lost(_)) && request.work.writes() && request.is_client();
+            let lost = match request.net {
+                Net::Lost(_) => true,
+                Net::Pending(_) | Net::Done(_) => pending,
+                Net::None | Net::Failed(_) => false,
+            };
+            let cut = lost && request.work.writes() && request.is_client() && !request.marked_lacking;
             if let (true, Some(range)) = (cut, request.range()) {
                 request.marked_lacking = true;
                 ranges.push(range.touched_blocks());
@@ -87,11 +99,19 @@ impl VolumePart {
             return Vec::new();
         }
         let mark = self.mark(ranges, MarkReason::PeerLacks);
-        for write in self.unretired.values_mut().filter(|write| write.epoch.is_none() && write.mark.is_none()) {
+        for write in self
+            .unretired
+            .values_mut()
+            .filter(|write| write.epoch.is_none() && write.mark.is_none())
+        {
             write.mark = Some(mark);
         }
-        for request in self.requests.values_mut().filter(|request| request.marked_lacking && request.mark.is_none()) {
-            request.mark = Some(mark);
+        for request in self
+            .requests
+            .values_mut()
+            .filter(|request| request.marked_lacking && request.lacking.is_none())
+        {
+            request.lacking = Some(mark);
         }
         vec![mark]
     }
@@ -101,24 +121,28 @@ impl VolumePart {
         let flushes: Vec<u64> = self
             .requests
             .iter()
-            .filter(|(_, request)| matches!(request.work, super::request::Work::Flush) && matches!(request.net, Net::Pending(_)))
+            .filter(|(_, request)| {
+                matches!(request.work, super::request::Work::Flush) && matches!(request.net, Net::Pending(_))
+            })
             .map(|(&id, _)| id)
             .collect();
         for id in flushes {
             self.cut_off_one(id);
         }
         self.epochs.reset();
-        self.owe_unretired();
+        self.owe_unretired(true);
     }
 
     /// The loss is retired when its marks are durable and nothing of the peer is under way here.
     pub(super) fn advance_losing(&mut self, out: &mut Outbox<VolumeEffect>) {
-        let Some(connection) = self.losing.connection else { return };
+        let Some(connection) = self.losing.connection else {
+            return;
+        };
         let marked = self.losing.marks.iter().all(|&mark| !self.marks.is_open(mark));
         let served = self.requests.values().any(|request| match request.origin {
-            Origin::Received { connection: of, .. } | Origin::Served { connection: of, .. } | Origin::Barrier { connection: of, .. } => {
-                of <= connection && request.local == Local::Pending
-            }
+            Origin::Received { connection: of, .. }
+            | Origin::Served { connection: of, .. }
+            | Origin::Barrier { connection: of, .. } => of <= connection && request.local == Local::Pending,
             _ => false,
         });
         if marked && !served && self.recovery.loss_is_marked() {
@@ -135,7 +159,9 @@ impl VolumePart {
             .requests
             .iter()
             .filter(|(_, request)| match request.origin {
-                Origin::Served { connection: of, .. } | Origin::Barrier { connection: of, .. } | Origin::Received { connection: of, .. } => {
+                Origin::Served { connection: of, .. }
+                | Origin::Barrier { connection: of, .. }
+                | Origin::Received { connection: of, .. } => {
                     of <= connection && request.local != Local::Pending
                 }
                 _ => false,

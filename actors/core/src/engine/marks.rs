@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 /// Marks that are not acknowledged, and blocks that are known to be marked.
 pub(super) struct Marks {
     last: MarkNumber,
+    /// The last one that this generation sent; 0: none (those of its predecessors are with the bitmap part already).
+    sent: MarkNumber,
     open: BTreeMap<MarkNumber, Mark>,
     /// Blocks whose lack at the peer is durably marked since the link was lost: a bit per block, by extent. Alone, a write to
     /// such a block needs no new mark.
@@ -17,13 +19,23 @@ pub(super) struct Marks {
 impl Marks {
     /// Numbers of one generation, above those of its predecessors.
     pub fn new(generation: u64) -> Self {
-        Self { last: MarkNumber(generation << 40), open: BTreeMap::new(), known: BTreeMap::new() }
+        Self {
+            last: MarkNumber(generation << 40),
+            sent: MarkNumber(0),
+            open: BTreeMap::new(),
+            known: BTreeMap::new(),
+        }
     }
 
     /// A new mark.
     pub fn add(&mut self, ranges: Vec<BlockRange>, reason: MarkReason) -> Mark {
         self.last = self.last.next();
-        let mark = Mark { number: self.last, ranges, reason };
+        self.sent = self.last;
+        let mark = Mark {
+            number: self.last,
+            ranges,
+            reason,
+        };
         self.open.insert(mark.number, mark.clone());
         mark
     }
@@ -33,9 +45,9 @@ impl Marks {
         self.open.remove(&number)
     }
 
-    /// The last number given.
-    pub fn last(&self) -> MarkNumber {
-        self.last
+    /// The last mark that was sent.
+    pub fn last_sent(&self) -> MarkNumber {
+        self.sent
     }
 
     /// Not acknowledged yet.
@@ -51,7 +63,10 @@ impl Marks {
     /// These blocks are durably marked as lacking at the peer.
     pub fn remember(&mut self, range: BlockRange) {
         for block in range.iter() {
-            let words = self.known.entry(block / EXTENT_BLOCKS).or_insert_with(|| Box::new([0; 16]));
+            let words = self
+                .known
+                .entry(block / EXTENT_BLOCKS)
+                .or_insert_with(|| Box::new([0; 16]));
             let bit = (block % EXTENT_BLOCKS) as usize;
             words[bit / 64] |= 1 << (bit % 64);
         }
@@ -61,7 +76,9 @@ impl Marks {
     pub fn knows(&self, range: BlockRange) -> bool {
         range.iter().all(|block| {
             let bit = (block % EXTENT_BLOCKS) as usize;
-            self.known.get(&(block / EXTENT_BLOCKS)).is_some_and(|words| words[bit / 64] >> (bit % 64) & 1 == 1)
+            self.known
+                .get(&(block / EXTENT_BLOCKS))
+                .is_some_and(|words| words[bit / 64] >> (bit % 64) & 1 == 1)
         })
     }
 

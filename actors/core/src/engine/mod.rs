@@ -208,6 +208,11 @@ pub enum VolumeIn {
         /// The blocks, cut at the end of the volume.
         range: SectorRange,
     },
+    /// State: answer with `StateIn::Fenced` at once: the snapshot before this message is taken up, and every mark so far was sent.
+    Fence {
+        /// Echoed.
+        query: Query,
+    },
     /// State: answer with `StateIn::Quiesced` when every write admitted so far is retired (barrier-acked, or marked durably):
     /// before a demotion, an administrator's detach or disconnect.
     Quiesce {

@@ -12,10 +12,13 @@ use crate::bitmap::{BadBlocks, BitmapIn, ClearReason, Mark, MarkReason};
 use crate::client::ClientIn;
 use crate::configuration::VolumeConfiguration;
 use crate::disk::{DataKind, DataOperation, DiskIn};
-use crate::identity::{ClientId, ConnectionNumber, MarkNumber, OperationId, PartGeneration, Query, Sequence, TellNumber};
+use crate::identity::{
+    ClientId, ConnectionNumber, MarkNumber, OperationId, PartGeneration, Query, Sequence, TellNumber,
+};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
+use crate::volume::machine::StateIn;
 use mendblock_net::wire::message::Message;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::units::{BlockRange, SectorRange};
@@ -88,6 +91,7 @@ pub struct VolumePart {
     pub(super) window: i64,
     pub(super) drained: super::drain::Drained,
     pub(super) quiescing: Vec<Query>,
+    pub(super) fences: Vec<Query>,
     pub(super) recovery: Recovery,
     pub(super) batch: Batch,
     pub(super) now: Instant,
@@ -121,6 +125,7 @@ impl VolumePart {
             window: i64::MAX,
             drained: super::drain::Drained::default(),
             quiescing: Vec::new(),
+            fences: Vec::new(),
             recovery: Recovery::new(generation),
             batch: Batch::default(),
             now: Instant(0),
@@ -161,17 +166,28 @@ impl VolumePart {
     /// Sends an operation to the disk part.
     pub(super) fn submit(&mut self, request: u64, kind: DataKind) {
         let number = self.number();
-        let id = OperationId { generation: self.generation, request: number };
+        let id = OperationId {
+            generation: self.generation,
+            request: number,
+        };
         if let Some(entry) = self.requests.get_mut(&request) {
             entry.local = Local::Pending;
         }
-        self.operations.insert(number, Submitted { request, kind: kind.clone() });
+        self.operations.insert(
+            number,
+            Submitted {
+                request,
+                kind: kind.clone(),
+            },
+        );
         self.batch.operations.push(DataOperation { id, kind });
     }
 
     pub(super) fn frame(&mut self, message: Message, payload: Option<Buffer>) {
         if let Some(buffer) = payload.as_ref() {
-            self.window = self.window.saturating_sub(i64::try_from(buffer.len()).unwrap_or(i64::MAX));
+            self.window = self
+                .window
+                .saturating_sub(i64::try_from(buffer.len()).unwrap_or(i64::MAX));
         }
         self.batch.frames.push(PeerFrame { message, payload });
     }
@@ -187,14 +203,19 @@ impl VolumePart {
         self.snapshot.as_ref().and_then(|snapshot| snapshot.connection)
     }
 
-    pub(super) fn to_settling(&mut self, id: u64) {
+    pub(super) fn begin_settling_of(&mut self, id: u64) {
         if let Some(request) = self.requests.get_mut(&id) {
             request.stage = Stage::Settling;
             self.settling.insert(id);
         }
     }
 
-    fn requests_arrived(&mut self, client: ClientId, requests: Vec<ClientRequest>, out: &mut Outbox<VolumeEffect>) {
+    fn requests_arrived(
+        &mut self,
+        client: ClientId,
+        requests: Vec<ClientRequest>,
+        out: &mut Outbox<VolumeEffect>,
+    ) {
         if self.recovery.is_collecting() {
             self.recovery.collect(client, requests);
             return;
@@ -253,14 +274,24 @@ impl VolumePart {
     fn flush_batch(&mut self, out: &mut Outbox<VolumeEffect>) {
         let batch = std::mem::take(&mut self.batch);
         if !batch.acks.is_empty() {
-            self.batch.frames.push(PeerFrame { message: Message::WriteAcks { requests: batch.acks }, payload: None });
+            self.batch.frames.push(PeerFrame {
+                message: Message::WriteAcks { requests: batch.acks },
+                payload: None,
+            });
         }
         let mut frames = batch.frames;
         frames.append(&mut self.batch.frames);
         // The peer part before the disk part: replication and the local write run side by side.
         if let (false, Some(connection)) = (frames.is_empty(), self.connection()) {
-            let after = self.snapshot.as_ref().map_or(TellNumber(0), |snapshot| snapshot.tell);
-            out.send(To::Peer(PeerIn::Send { connection, frames, after }));
+            let after = self
+                .snapshot
+                .as_ref()
+                .map_or(TellNumber(0), |snapshot| snapshot.tell);
+            out.send(To::Peer(PeerIn::Send {
+                connection,
+                frames,
+                after,
+            }));
         }
         if !batch.marks.is_empty() {
             out.send(To::Bitmap(BitmapIn::Mark(batch.marks)));
@@ -269,10 +300,20 @@ impl VolumePart {
             self.send_operations(batch.operations, out);
         }
         if !batch.activate.is_empty() {
-            out.send(To::ActivityLog(ActivityIn::Activate { extents: batch.activate, holder: self.generation }));
+            out.send(To::ActivityLog(ActivityIn::Activate {
+                extents: batch.activate,
+                holder: self.generation,
+            }));
         }
         for (reason, ranges) in by_reason(batch.cleared) {
             out.send(To::Bitmap(BitmapIn::Clear { ranges, reason }));
+        }
+        // Behind the marks of this step.
+        for query in std::mem::take(&mut self.fences) {
+            out.send(To::State(StateIn::Fenced {
+                query,
+                mark: self.marks.last_sent(),
+            }));
         }
         for (client, answers) in batch.answers {
             out.send(To::Client(client, ClientIn::Answers(answers)));
@@ -311,8 +352,11 @@ impl VolumePart {
 
     fn wake_deadline(&self) -> Option<Instant> {
         let grace = self.snapshot.as_ref().and_then(|snapshot| snapshot.link_lost_at);
-        let waiting = !self.waiting.is_empty() || self.settling.iter().any(|id| self.requests.contains_key(id));
-        let grace = grace.map(|lost| lost.after_ms(self.configuration.reconnect_grace)).filter(|&at| waiting && at > self.now);
+        let waiting =
+            !self.waiting.is_empty() || self.settling.iter().any(|id| self.requests.contains_key(id));
+        let grace = grace
+            .map(|lost| lost.after_ms(self.configuration.reconnect_grace))
+            .filter(|&at| waiting && at > self.now);
         let epoch = self.epochs.close_at().filter(|_| self.connection().is_some());
         [grace, epoch].into_iter().flatten().min()
     }
@@ -360,7 +404,10 @@ impl Part for VolumePart {
             VolumeIn::Table(answer) => self.table(&answer, out),
             VolumeIn::Peer { connection, frames } => self.frames_arrived(connection, frames, out),
             VolumeIn::Lost { connection } => self.lost(connection, out),
-            VolumeIn::PeerIs { generation, connection } => self.recovery.peer_is(generation, connection),
+            VolumeIn::PeerIs {
+                generation,
+                connection,
+            } => self.recovery.peer_is(generation, connection),
             VolumeIn::WindowOpen { connection, bytes } => {
                 if self.connection() == Some(connection) || self.connection().is_none() {
                     self.window = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -378,6 +425,7 @@ impl Part for VolumePart {
             VolumeIn::FetchBlocks { job, range } => self.fetch(job, range, out),
             VolumeIn::ErrorsSettled(_) => {}
             VolumeIn::HotExtents { query, extents } => self.hot_extents(query, &extents),
+            VolumeIn::Fence { query } => self.fences.push(query),
             VolumeIn::Quiesce { query } => self.quiescing.push(query),
         }
         self.finish(out);

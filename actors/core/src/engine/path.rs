@@ -61,12 +61,17 @@ pub(super) fn read(
     (no_local, no_peer): (bool, bool),
     now: Instant,
 ) -> ReadPath {
-    let local = snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some() && !no_local && !own_bad(bad, range);
+    let local = snapshot.vector.disk == DiskState::UpToDate
+        && snapshot.disk.is_some()
+        && !no_local
+        && !own_bad(bad, range);
     if local {
         return ReadPath::Local;
     }
     // A block whose last write the peer lacks, or that is bad there, has no way to the peer though it is UpToDate.
-    let peer = snapshot.connection.filter(|_| snapshot.vector.peer_disk == DiskState::UpToDate && !no_peer);
+    let peer = snapshot
+        .connection
+        .filter(|_| snapshot.vector.peer_disk == DiskState::UpToDate && !no_peer);
     match peer {
         Some(connection) if !touches(&bad.peer, range) => ReadPath::Peer(connection),
         Some(_) => ReadPath::Nowhere("the block is bad here, and its copy at the peer is not current"),
@@ -78,7 +83,11 @@ pub(super) fn read(
 }
 
 /// The way of a client's write; an error waits or fails.
-pub(super) fn write(snapshot: &Snapshot, configuration: &VolumeConfiguration, now: Instant) -> Result<WritePath, ReadPath> {
+pub(super) fn write(
+    snapshot: &Snapshot,
+    configuration: &VolumeConfiguration,
+    now: Instant,
+) -> Result<WritePath, ReadPath> {
     let peer = snapshot.connection.filter(|_| snapshot.mirror);
     let local = disk_usable(snapshot);
     let up_to_date = snapshot.vector.disk == DiskState::UpToDate && local;

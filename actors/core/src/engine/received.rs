@@ -26,7 +26,12 @@ pub(super) struct Incoming {
 }
 
 impl VolumePart {
-    pub(super) fn frames_arrived(&mut self, connection: ConnectionNumber, frames: Vec<PeerFrame>, out: &mut Outbox<VolumeEffect>) {
+    pub(super) fn frames_arrived(
+        &mut self,
+        connection: ConnectionNumber,
+        frames: Vec<PeerFrame>,
+        out: &mut Outbox<VolumeEffect>,
+    ) {
         for frame in frames {
             self.link.parked.push_back((connection, frame));
         }
@@ -39,7 +44,8 @@ impl VolumePart {
             let present = self.connection();
             // A frame of a connection that no snapshot names yet waits; the connection that is lost takes its frames with it.
             let later = present.is_none_or(|present| connection > present);
-            let waits = later || (is_order(&frame.message) && !self.executes()) || self.recovery.is_collecting();
+            let waits =
+                later || (is_order(&frame.message) && !self.executes()) || self.recovery.is_collecting();
             if waits {
                 self.link.parked.push_front((connection, frame));
                 return;
@@ -51,7 +57,9 @@ impl VolumePart {
     }
 
     fn executes(&self) -> bool {
-        self.snapshot.as_ref().is_some_and(|snapshot| path::executes_received(snapshot))
+        self.snapshot
+            .as_ref()
+            .is_some_and(|snapshot| path::executes_received(snapshot))
     }
 
     pub(super) fn drop_parked(&mut self, connection: ConnectionNumber) {
@@ -60,18 +68,52 @@ impl VolumePart {
         self.link.epochs.clear();
     }
 
-    fn frame_arrived(&mut self, connection: ConnectionNumber, frame: PeerFrame, out: &mut Outbox<VolumeEffect>) {
+    fn frame_arrived(
+        &mut self,
+        connection: ConnectionNumber,
+        frame: PeerFrame,
+        out: &mut Outbox<VolumeEffect>,
+    ) {
         match frame.message {
-            Message::Write { request, epoch, range, fua, may_set_in_sync } => {
-                let Some(buffer) = frame.payload else { return self.protocol_error("a write without data", out) };
+            Message::Write {
+                request,
+                epoch,
+                range,
+                fua,
+                may_set_in_sync,
+            } => {
+                let Some(buffer) = frame.payload else {
+                    return self.protocol_error("a write without data", out);
+                };
                 let work = Work::Write { range, buffer, fua };
                 self.received(connection, request, epoch, may_set_in_sync, work, out);
             }
-            Message::WriteZeroes { request, epoch, range, may_unmap, fua, may_set_in_sync } => {
-                self.received(connection, request, epoch, may_set_in_sync, Work::Zeroes { range, may_unmap, fua }, out);
+            Message::WriteZeroes {
+                request,
+                epoch,
+                range,
+                may_unmap,
+                fua,
+                may_set_in_sync,
+            } => {
+                self.received(
+                    connection,
+                    request,
+                    epoch,
+                    may_set_in_sync,
+                    Work::Zeroes {
+                        range,
+                        may_unmap,
+                        fua,
+                    },
+                    out,
+                );
             }
             Message::Barrier { epoch, .. } => {
-                self.insert(Request::new(Origin::Barrier { connection, epoch }, Work::Flush), out);
+                self.insert(
+                    Request::new(Origin::Barrier { connection, epoch }, Work::Flush),
+                    out,
+                );
             }
             Message::Read { request, range } => {
                 self.served(connection, request, range, false, out);
@@ -93,18 +135,27 @@ impl VolumePart {
             Message::ResyncData { request, .. } => self.fetch_arrived(request, frame.payload, out),
             Message::ResyncFailed { request, .. } => self.fetch_refused(request, out),
             Message::ResyncWritten { ranges } => {
-                self.batch.cleared.extend(ranges.into_iter().map(|range| (range, ClearReason::ResyncWritten)));
+                self.batch.cleared.extend(
+                    ranges
+                        .into_iter()
+                        .map(|range| (range, ClearReason::ResyncWritten)),
+                );
             }
             Message::WriteAnsweredWithError { range } => {
                 self.mark(vec![range.touched_blocks()], MarkReason::FailedWrite);
             }
-            other => out.fact(Fact::Surprise { what: format!("frame not for the volume part: {:?}", other.kind()) }),
+            other => out.fact(Fact::Surprise {
+                what: format!("frame not for the volume part: {:?}", other.kind()),
+            }),
         }
     }
 
     fn protocol_error(&mut self, what: &str, out: &mut Outbox<VolumeEffect>) {
         if let Some(connection) = self.connection() {
-            out.send(To::Peer(PeerIn::Drop { connection, text: what.to_owned() }));
+            out.send(To::Peer(PeerIn::Drop {
+                connection,
+                text: what.to_owned(),
+            }));
         }
     }
 
@@ -117,25 +168,48 @@ impl VolumePart {
         work: Work,
         out: &mut Outbox<VolumeEffect>,
     ) {
-        let inside = work.range().is_some_and(|range| super::complete::inside(range, self.sectors()));
+        let inside = work
+            .range()
+            .is_some_and(|range| super::complete::inside(range, self.sectors()));
         if !inside {
             return self.protocol_error("a mirrored write behind the end of the volume", out);
         }
-        let peer_disk = self.snapshot.as_ref().map_or(DiskState::DUnknown, |snapshot| snapshot.vector.peer_disk);
+        let peer_disk = self
+            .snapshot
+            .as_ref()
+            .map_or(DiskState::DUnknown, |snapshot| snapshot.vector.peer_disk);
         let sole = self.link.sender_diskless || peer_disk < DiskState::Inconsistent;
         *self.link.epochs.entry(epoch).or_default() += 1;
-        self.insert(Request::new(Origin::Received { connection, wire, epoch, in_sync, sole }, work), out);
+        self.insert(
+            Request::new(
+                Origin::Received {
+                    connection,
+                    wire,
+                    epoch,
+                    in_sync,
+                    sole,
+                },
+                work,
+            ),
+            out,
+        );
     }
 
     /// A mirrored write whose turn has come.
     pub(super) fn start_received(&mut self, id: u64) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(request) = self.requests.get(&id) else { return };
-        let (Origin::Received { sole, .. }, Some(range)) = (request.origin, request.range()) else { return };
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let (Origin::Received { sole, .. }, Some(range)) = (request.origin, request.range()) else {
+            return;
+        };
         if !path::disk_usable(&snapshot) {
             // T3: the nack follows the durable record of the missed write.
             self.running(id);
-            return self.to_settling(id);
+            return self.begin_settling_of(id);
         }
         if sole {
             // This copy is the only one: logged and marked here as by a Primary.
@@ -144,7 +218,13 @@ impl VolumePart {
             }
             let mark = self.mark(vec![range.touched_blocks()], MarkReason::OnlyCopy);
             let in_log = self.requests.get(&id).and_then(|request| request.in_log);
-            let unretired = super::part::Unretired { range, epoch: None, mark: Some(mark), in_log, local_ok: true };
+            let unretired = super::part::Unretired {
+                range,
+                epoch: None,
+                mark: Some(mark),
+                in_log,
+                local_ok: true,
+            };
             self.unretired.insert(id, unretired);
         }
         self.running(id);
@@ -152,8 +232,22 @@ impl VolumePart {
     }
 
     pub(super) fn answer_received(&mut self, id: u64) {
-        let Some(request) = self.requests.get(&id) else { return };
-        let (Origin::Received { connection, wire, epoch, in_sync, .. }, Some(range)) = (request.origin, request.range()) else { return };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let (
+            Origin::Received {
+                connection,
+                wire,
+                epoch,
+                in_sync,
+                ..
+            },
+            Some(range),
+        ) = (request.origin, request.range())
+        else {
+            return;
+        };
         if request.local == Local::Done {
             if self.connection() == Some(connection) {
                 self.batch.acks.push(wire);
@@ -172,7 +266,11 @@ impl VolumePart {
             }
             Some(mark) if self.marks.is_open(mark) => {}
             Some(_) => {
-                let errno = if let Local::Failed(_, errno) = request.local { errno } else { 5 };
+                let errno = if let Local::Failed(_, errno) = request.local {
+                    errno
+                } else {
+                    5
+                };
                 if self.connection() == Some(connection) {
                     self.frame(Message::WriteNack { request: wire, errno }, None);
                 }
@@ -194,12 +292,18 @@ impl VolumePart {
 
     /// A barrier: when everything before it has ended, one flush makes it stable.
     pub(super) fn start_barrier(&mut self, id: u64) {
-        let Some(Origin::Barrier { epoch, .. }) = self.requests.get(&id).map(|request| request.origin) else { return };
+        let Some(Origin::Barrier { epoch, .. }) = self.requests.get(&id).map(|request| request.origin) else {
+            return;
+        };
         if self.link.epochs.range(..=epoch).next().is_some() {
             return;
         }
         self.running(id);
-        if self.snapshot.as_ref().is_some_and(|snapshot| path::disk_usable(snapshot)) {
+        if self
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| path::disk_usable(snapshot))
+        {
             let taken = std::mem::take(&mut self.unflushed).into_iter().collect();
             if let Some(request) = self.requests.get_mut(&id) {
                 request.flushing = taken;
@@ -213,7 +317,9 @@ impl VolumePart {
 
     pub(super) fn answer_barrier(&mut self, id: u64) {
         let Some(request) = self.remove(id) else { return };
-        let Origin::Barrier { connection, epoch } = request.origin else { return };
+        let Origin::Barrier { connection, epoch } = request.origin else {
+            return;
+        };
         // A failed flush gives no acknowledgement: the state that follows tells the sender instead (3.5).
         if request.local == Local::Done && self.connection() == Some(connection) {
             self.frame(Message::BarrierAck { epoch }, None);
@@ -231,34 +337,65 @@ impl VolumePart {
         if !super::complete::inside(range, self.sectors()) {
             return self.protocol_error("a read behind the end of the volume", out);
         }
-        self.insert(Request::new(Origin::Served { connection, wire, resync }, Work::Read { range }), out);
+        self.insert(
+            Request::new(
+                Origin::Served {
+                    connection,
+                    wire,
+                    resync,
+                },
+                Work::Read { range },
+            ),
+            out,
+        );
     }
 
     /// Served only from a disk that is UpToDate, never from a block of the own list (P2).
     pub(super) fn start_served(&mut self, id: u64) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(request) = self.requests.get(&id) else { return };
-        let (Origin::Served { resync, .. }, Some(range)) = (request.origin, request.range()) else { return };
-        let source = snapshot.vector.connection == ConnectionState::SyncSource || snapshot.vector.connection == ConnectionState::PausedSyncS;
-        let may = snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some() && (source || !resync);
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let (Origin::Served { resync, .. }, Some(range)) = (request.origin, request.range()) else {
+            return;
+        };
+        let source = snapshot.vector.connection == ConnectionState::SyncSource
+            || snapshot.vector.connection == ConnectionState::PausedSyncS;
+        let may =
+            snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some() && (source || !resync);
         self.running(id);
         if may && !path::own_bad(&self.bad, range) {
             self.submit(id, DataKind::Read { range });
         } else {
-            self.to_settling(id);
+            self.begin_settling_of(id);
         }
     }
 
     pub(super) fn answer_served(&mut self, id: u64) {
         let Some(request) = self.remove(id) else { return };
-        let (Origin::Served { connection, wire, resync }, Some(range)) = (request.origin, request.range()) else { return };
+        let (
+            Origin::Served {
+                connection,
+                wire,
+                resync,
+            },
+            Some(range),
+        ) = (request.origin, request.range())
+        else {
+            return;
+        };
         if self.connection() != Some(connection) {
             return;
         }
         let message = match (request.data.is_some(), resync) {
             (true, false) => Message::ReadData { request: wire },
             (true, true) => Message::ResyncData { request: wire, range },
-            (false, false) => Message::ReadFailed { request: wire, errno: 5 },
+            (false, false) => Message::ReadFailed {
+                request: wire,
+                errno: 5,
+            },
             (false, true) => Message::ResyncFailed { request: wire, range },
         };
         self.frame(message, request.data);
@@ -266,7 +403,11 @@ impl VolumePart {
 
     /// The peer's answer to a mirrored write.
     fn net_ended(&mut self, id: u64, net: Net) {
-        if let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) {
+        if let Some(request) = self
+            .requests
+            .get_mut(&id)
+            .filter(|request| matches!(request.net, Net::Pending(_)))
+        {
             request.net = net;
             self.ended_parts(id);
         }
@@ -278,7 +419,11 @@ impl VolumePart {
         let flushes: Vec<u64> = self
             .requests
             .iter()
-            .filter(|(_, request)| matches!(request.work, Work::Flush) && matches!(request.net, Net::Pending(_)) && request.epoch <= epoch)
+            .filter(|(_, request)| {
+                matches!(request.work, Work::Flush)
+                    && matches!(request.net, Net::Pending(_))
+                    && request.epoch <= epoch
+            })
             .map(|(&id, _)| id)
             .collect();
         for id in flushes {
@@ -286,8 +431,19 @@ impl VolumePart {
         }
     }
 
-    fn read_served(&mut self, connection: ConnectionNumber, id: u64, payload: Option<mendblock_storage::buffer::Buffer>) {
-        let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) else { return };
+    fn read_served(
+        &mut self,
+        connection: ConnectionNumber,
+        id: u64,
+        payload: Option<mendblock_storage::buffer::Buffer>,
+    ) {
+        let Some(request) = self
+            .requests
+            .get_mut(&id)
+            .filter(|request| matches!(request.net, Net::Pending(_)))
+        else {
+            return;
+        };
         let expected = request.range().map(|range| range.byte_length() as usize);
         request.net = Net::Done(connection);
         request.data = payload.filter(|buffer| Some(buffer.len()) == expected);
@@ -296,7 +452,13 @@ impl VolumePart {
     }
 
     fn read_refused(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
-        let Some(request) = self.requests.get_mut(&id).filter(|request| matches!(request.net, Net::Pending(_))) else { return };
+        let Some(request) = self
+            .requests
+            .get_mut(&id)
+            .filter(|request| matches!(request.net, Net::Pending(_)))
+        else {
+            return;
+        };
         request.no_peer = true;
         self.restart(id);
         self.try_start(id, out);
@@ -307,6 +469,10 @@ impl VolumePart {
 fn is_order(message: &Message) -> bool {
     matches!(
         message,
-        Message::Write { .. } | Message::WriteZeroes { .. } | Message::Barrier { .. } | Message::Tell { .. } | Message::ResyncRead { .. }
+        Message::Write { .. }
+            | Message::WriteZeroes { .. }
+            | Message::Barrier { .. }
+            | Message::Tell { .. }
+            | Message::ResyncRead { .. }
     )
 }

@@ -82,7 +82,8 @@ impl Recovery {
     }
 
     pub fn collect(&mut self, client: ClientId, requests: Vec<ClientRequest>) {
-        self.replays.extend(requests.into_iter().map(|request| (client, request)));
+        self.replays
+            .extend(requests.into_iter().map(|request| (client, request)));
     }
 
     pub fn peer_is(&mut self, generation: PartGeneration, connection: Option<ConnectionNumber>) {
@@ -126,14 +127,20 @@ impl Recovery {
     }
 
     fn has_everything(&self) -> bool {
-        self.table.is_none() && self.peer.is_some() && self.bitmap && self.sessions.as_ref().is_some_and(BTreeSet::is_empty)
+        self.table.is_none()
+            && self.peer.is_some()
+            && self.bitmap
+            && self.sessions.as_ref().is_some_and(BTreeSet::is_empty)
     }
 }
 
 impl VolumePart {
     pub(super) fn begin_recovery(&mut self, out: &mut Outbox<VolumeEffect>) {
         if self.recovery.is_collecting() {
-            out.fact(Fact::Recovered { part: PartName::Volume, what: format!("generation {} begins", self.generation) });
+            out.fact(Fact::Recovered {
+                part: PartName::Volume,
+                what: format!("generation {} begins", self.generation),
+            });
             self.query_table(out);
         }
     }
@@ -141,7 +148,11 @@ impl VolumePart {
     fn query_table(&mut self, out: &mut Outbox<VolumeEffect>) {
         let query = self.recovery.query();
         self.recovery.table = Some(query);
-        out.send(To::Disk(DiskIn::QueryTable { asker: PartName::Volume, generation: self.generation, query }));
+        out.send(To::Disk(DiskIn::QueryTable {
+            asker: PartName::Volume,
+            generation: self.generation,
+            query,
+        }));
     }
 
     pub(super) fn replay_ended(&mut self, client: ClientId, generation: PartGeneration) {
@@ -169,11 +180,23 @@ impl VolumePart {
             .operations
             .iter()
             .filter(|(number, submitted)| {
-                let id = OperationId { generation, request: **number };
-                let wanted = self.requests.get(&submitted.request).is_some_and(|request| request.local == Local::Pending);
+                let id = OperationId {
+                    generation,
+                    request: **number,
+                };
+                let wanted = self
+                    .requests
+                    .get(&submitted.request)
+                    .is_some_and(|request| request.local == Local::Pending);
                 wanted && !named.contains(&id)
             })
-            .map(|(&number, submitted)| DataOperation { id: OperationId { generation, request: number }, kind: submitted.kind.clone() })
+            .map(|(&number, submitted)| DataOperation {
+                id: OperationId {
+                    generation,
+                    request: number,
+                },
+                kind: submitted.kind.clone(),
+            })
             .collect();
         if !again.is_empty() {
             out.send(To::Disk(DiskIn::Data(again)));
@@ -216,7 +239,10 @@ impl VolumePart {
     }
 
     fn settle(&mut self, out: &mut Outbox<VolumeEffect>) {
-        let has_disk = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.disk.is_some());
+        let has_disk = self
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.disk.is_some());
         match self.recovery.owed {
             Owed::Wanted if !has_disk => self.settled(),
             Owed::Wanted => {
@@ -240,7 +266,10 @@ impl VolumePart {
             return;
         }
         let sectors = self.sectors();
-        let ranges: Vec<_> = extents.iter().filter_map(|&extent| super::complete::extent_blocks(extent, sectors)).collect();
+        let ranges: Vec<_> = extents
+            .iter()
+            .filter_map(|&extent| super::complete::extent_blocks(extent, sectors))
+            .collect();
         if ranges.is_empty() {
             return self.settled();
         }
@@ -258,11 +287,20 @@ impl VolumePart {
             return;
         }
         for (number, returning) in self.extents.returned() {
-            out.send(To::ActivityLog(ActivityIn::Released { number, grants: returning.grants, not_held: returning.not_held }));
+            out.send(To::ActivityLog(ActivityIn::Released {
+                number,
+                grants: returning.grants,
+                not_held: returning.not_held,
+            }));
         }
     }
 
-    pub(super) fn neighbour_restarted(&mut self, part: PartName, generation: PartGeneration, out: &mut Outbox<VolumeEffect>) {
+    pub(super) fn neighbour_restarted(
+        &mut self,
+        part: PartName,
+        generation: PartGeneration,
+        out: &mut Outbox<VolumeEffect>,
+    ) {
         match part {
             PartName::Disk => self.query_table(out),
             PartName::Bitmap => {
@@ -270,12 +308,18 @@ impl VolumePart {
                 if !open.is_empty() {
                     out.send(To::Bitmap(BitmapIn::Mark(open)));
                 }
-                out.send(To::Bitmap(BitmapIn::MarksUpTo { number: self.marks.last(), generation }));
+                out.send(To::Bitmap(BitmapIn::MarksUpTo {
+                    number: self.marks.last_sent(),
+                    generation,
+                }));
             }
             PartName::ActivityLog => {
                 let extents = self.extents.wanted();
                 if !extents.is_empty() {
-                    out.send(To::ActivityLog(ActivityIn::Activate { extents, holder: self.generation }));
+                    out.send(To::ActivityLog(ActivityIn::Activate {
+                        extents,
+                        holder: self.generation,
+                    }));
                 }
                 if let Owed::Asked(_) = self.recovery.owed {
                     self.recovery.owed = Owed::Wanted;

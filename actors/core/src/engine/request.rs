@@ -10,11 +10,24 @@ pub(super) enum Origin {
     /// A client of this node.
     Client { client: ClientId, sequence: Sequence },
     /// The peer's client: a mirrored write. `sole`: the sender has no disk, this copy is the only one.
-    Received { connection: ConnectionNumber, wire: u64, epoch: u64, in_sync: bool, sole: bool },
+    Received {
+        connection: ConnectionNumber,
+        wire: u64,
+        epoch: u64,
+        in_sync: bool,
+        sole: bool,
+    },
     /// The peer reads (its client, or its resync).
-    Served { connection: ConnectionNumber, wire: u64, resync: bool },
+    Served {
+        connection: ConnectionNumber,
+        wire: u64,
+        resync: bool,
+    },
     /// The peer's barrier: what was received so far must become stable.
-    Barrier { connection: ConnectionNumber, epoch: u64 },
+    Barrier {
+        connection: ConnectionNumber,
+        epoch: u64,
+    },
     /// This node is the target of a resync.
     Fetch { job: u64 },
     /// A block of the bad-block list was overwritten whole: is it readable again?
@@ -24,14 +37,29 @@ pub(super) enum Origin {
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
-    Read { range: SectorRange },
-    Write { range: SectorRange, buffer: Buffer, fua: bool },
-    Zeroes { range: SectorRange, may_unmap: bool, fua: bool },
+    Read {
+        range: SectorRange,
+    },
+    Write {
+        range: SectorRange,
+        buffer: Buffer,
+        fua: bool,
+    },
+    Zeroes {
+        range: SectorRange,
+        may_unmap: bool,
+        fua: bool,
+    },
     Flush,
     /// Data that the source sends will be written here.
-    Fetch { range: SectorRange },
+    Fetch {
+        range: SectorRange,
+    },
     /// Flush, read back, compare.
-    Verify { range: SectorRange, expected: Buffer },
+    Verify {
+        range: SectorRange,
+        expected: Buffer,
+    },
 }
 
 impl Work {
@@ -48,7 +76,10 @@ impl Work {
 
     /// It changes blocks, so that nothing that overlaps may run beside it.
     pub fn writes(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Zeroes { .. } | Self::Fetch { .. } | Self::Verify { .. })
+        matches!(
+            self,
+            Self::Write { .. } | Self::Zeroes { .. } | Self::Fetch { .. } | Self::Verify { .. }
+        )
     }
 }
 
@@ -113,7 +144,9 @@ pub(super) struct Request {
     pub data: Option<Buffer>,
     /// A mark that must be acknowledged before the answer (T3, nack).
     pub mark: Option<MarkNumber>,
-    /// The blocks are marked as lacking at the peer.
+    /// The mark of its blocks as lacking at the peer; its extents stay hot until that is durable.
+    pub lacking: Option<MarkNumber>,
+    /// The blocks are marked (or known to be marked) as lacking at the peer.
     pub marked_lacking: bool,
     /// Extents written since the last good flush, taken over by this flush.
     pub flushing: Vec<u32>,
@@ -135,6 +168,7 @@ impl Request {
             no_peer: false,
             data: None,
             mark: None,
+            lacking: None,
             marked_lacking: false,
             flushing: Vec::new(),
             step: 0,

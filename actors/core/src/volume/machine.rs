@@ -188,6 +188,13 @@ pub enum StateIn {
         /// The connection.
         connection: ConnectionNumber,
     },
+    /// From `VolumeActor`: answer to `VolumeIn::Fence`.
+    Fenced {
+        /// From the question.
+        query: Query,
+        /// The last mark that was sent.
+        mark: MarkNumber,
+    },
     /// From `VolumeActor`: answer to `VolumeIn::Quiesce`: every write is retired, or its mark is durable.
     Quiesced {
         /// From the question.

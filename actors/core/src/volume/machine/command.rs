@@ -171,7 +171,7 @@ impl StatePart {
                 done("the disk is being given up".to_owned())
             }
             _ => {
-                self.to_stand_alone(DisconnectReason::Admin, out);
+                self.become_stand_alone(DisconnectReason::Admin, out);
                 self.lost_peer_data(cx, out);
                 done("StandAlone".to_owned())
             }
@@ -380,7 +380,8 @@ impl StatePart {
         if !self.is_at(Stage::Storing) {
             return;
         }
-        if !ok && !(self.connected_now() && self.vector().peer_disk == DiskState::UpToDate) {
+        let peer_serves = self.connected_now() && self.vector().peer_disk == DiskState::UpToDate;
+        if !ok && !peer_serves {
             return self.answer(
                 failure("the superblock could not be written, and no other copy is reachable".to_owned()),
                 out,
@@ -632,7 +633,7 @@ impl StatePart {
     }
 
     fn disconnect_agreed(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        self.to_stand_alone(DisconnectReason::Admin, out);
+        self.become_stand_alone(DisconnectReason::Admin, out);
         self.lost_peer_data(cx, out);
         self.answer(done("StandAlone".to_owned()), out);
     }

@@ -66,7 +66,7 @@ impl StatePart {
             out.fact(Fact::Alert {
                 what: format!("the handler refused the resync: {outcome}"),
             });
-            return self.drop_to_stand_alone(
+            return self.give_up_connection(
                 DisconnectReason::HandlerVeto,
                 "a before-resync handler refused the resync",
                 out,

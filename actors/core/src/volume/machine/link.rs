@@ -86,7 +86,7 @@ impl StatePart {
                 text,
             } => self.link_down(connection, reason, &text, cx, out),
             LinkFact::Refused { text } => {
-                self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
+                self.give_up_connection(DisconnectReason::HandshakeRefused, &text, out);
             }
         }
     }
@@ -310,7 +310,7 @@ impl StatePart {
             let text = format!(
                 "the peer's disk size is too small: the volume has {known} sectors, the peer {size}; give the peer a larger disk"
             );
-            self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &text, out);
+            self.give_up_connection(DisconnectReason::HandshakeRefused, &text, out);
             return;
         }
         self.current.volume_sectors = size;
@@ -352,7 +352,7 @@ impl StatePart {
         });
         match received {
             Err(refusal) => {
-                self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out)
+                self.give_up_connection(DisconnectReason::HandshakeRefused, &refusal.to_string(), out)
             }
             Ok(received) => {
                 self.exposed = received.exposed;
@@ -502,7 +502,7 @@ impl StatePart {
             }
         });
         if let Err(refusal) = changed {
-            return self.drop_to_stand_alone(DisconnectReason::HandshakeRefused, &refusal.to_string(), out);
+            return self.give_up_connection(DisconnectReason::HandshakeRefused, &refusal.to_string(), out);
         }
         self.connected(cx, out);
     }
@@ -639,7 +639,9 @@ impl StatePart {
             v.connection = connection;
             v.peer_role = peer_role;
             v.peer_disk = of_negotiated(peer);
-            if let (DiskState::Negotiating, Some(decided)) = (v.disk, decided) {
+            // A Negotiating disk that becomes target goes to Inconsistent by the rules themselves (V2).
+            let target = connection == ConnectionState::WFBitMapT;
+            if let (DiskState::Negotiating, Some(decided), false) = (v.disk, decided, target) {
                 v.disk = decided.disk;
             }
             match connection {
@@ -650,11 +652,9 @@ impl StatePart {
                     v.peer_disk = DiskState::UpToDate;
                 }
                 ConnectionState::WFBitMapT => {
-                    v.disk = if v.disk == DiskState::Inconsistent {
-                        v.disk
-                    } else {
-                        DiskState::Outdated
-                    };
+                    if !matches!(v.disk, DiskState::Inconsistent | DiskState::Negotiating) {
+                        v.disk = DiskState::Outdated;
+                    }
                     v.peer_disk = DiskState::UpToDate;
                 }
                 ConnectionState::WFBitMapS => v.peer_disk = v.peer_disk.min(DiskState::Consistent),
@@ -736,11 +736,11 @@ impl StatePart {
         } else {
             DisconnectReason::UnrelatedData
         };
-        self.drop_to_stand_alone(reason, text, out);
+        self.give_up_connection(reason, text, out);
     }
 
     /// For good: the operator must act.
-    pub(super) fn drop_to_stand_alone(
+    pub(super) fn give_up_connection(
         &mut self,
         reason: DisconnectReason,
         text: &str,
@@ -750,11 +750,11 @@ impl StatePart {
             what: format!("disconnected: {text}"),
         });
         self.current.reasons.handshake = Some(text.to_owned());
-        self.to_stand_alone(reason, out);
+        self.become_stand_alone(reason, out);
         self.answer_connect_refused(text, out);
     }
 
-    pub(super) fn to_stand_alone(&mut self, reason: DisconnectReason, out: &mut Outbox<StateEffect>) {
+    pub(super) fn become_stand_alone(&mut self, reason: DisconnectReason, out: &mut Outbox<StateEffect>) {
         let was = self.link.take();
         self.fact("disconnecting", out, |v| {
             v.connection = ConnectionState::Disconnecting

@@ -82,6 +82,7 @@ impl StatePart {
             link_lost_at: None,
             identifiers: Identifiers::default(),
             exposed: Generation::NONE,
+            source_open: None,
             crashed_primary: false,
             reasons: Reasons {
                 diskless: Some(DisklessReason::NeverAttached),
@@ -111,6 +112,11 @@ impl StatePart {
             superblock: facts.superblock,
         });
         let exposed = last.exposed;
+        // The rest of the header is read again; this mark decides what a loss means, from the first step on.
+        let health = HealthHeader {
+            source_open: last.source_open,
+            ..HealthHeader::default()
+        };
         Self {
             configuration,
             generation,
@@ -120,7 +126,7 @@ impl StatePart {
             queries: generation.0 << 32,
             disk: last_disk,
             exposed,
-            health: HealthHeader::default(),
+            health,
             store: Store::default(),
             attach: None,
             detach: None,
@@ -237,6 +243,7 @@ impl StatePart {
         if self.current != *self.published {
             self.publish(out);
         }
+        self.send_fence(out);
         for number in std::mem::take(&mut self.taken) {
             out.send(To::Disk(DiskIn::ErrorTaken { number }));
         }
@@ -256,6 +263,7 @@ impl StatePart {
         self.current.reads = self.admission(false);
         self.current.tell = self.tells.last_sent();
         self.current.exposed = self.exposed;
+        self.current.source_open = self.health.source_open;
         if let (Some(facts), Some(disk)) = (self.current.disk.as_mut(), self.disk.as_ref()) {
             facts.superblock = disk.superblock;
         }
@@ -366,6 +374,7 @@ impl Part for StatePart {
                 complete,
             } => self.drained(snapshot, mark, complete, cx, out),
             StateIn::LossRetired { connection } => self.loss_retired(connection, cx, out),
+            StateIn::Fenced { query, mark } => self.fenced(query, mark, out),
             StateIn::Quiesced { query, mark } => self.quiesced(query, mark, cx, out),
             StateIn::LogLoaded { query, result } => self.log_loaded(query, result, cx, out),
             StateIn::LogReset { query, result } => self.log_reset(query, result, cx, out),

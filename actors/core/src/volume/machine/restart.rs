@@ -44,7 +44,7 @@ impl StatePart {
         self.hand_out(&last, out);
     }
 
-    fn resume_connection(&mut self, last: &Snapshot, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    fn resume_connection(&mut self, last: &Snapshot, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         if last.vector.connection >= ConnectionState::WFReportParams {
             if let Some(connection) = last.connection {
                 out.send(To::Peer(PeerIn::Drop {
@@ -61,7 +61,9 @@ impl StatePart {
             self.fact("waiting for the peer", out, |v| {
                 v.connection = ConnectionState::WFConnection
             });
-            self.current.link_lost_at = Some(_cx.now);
+            self.current.link_lost_at = Some(cx.now);
+            // A loss like any other: the generation is named before a write that only this node has is answered.
+            self.lost_peer_data(cx, out);
         }
     }
 
@@ -153,7 +155,7 @@ impl StatePart {
             what: format!("the {part} actor dies again and again: what it drives is given up"),
         });
         if part == PartName::Peer {
-            return self.to_stand_alone(DisconnectReason::AdminForced, out);
+            return self.become_stand_alone(DisconnectReason::AdminForced, out);
         }
         if self.vector().disk.is_usable() {
             self.begin_detach(DetachCause::DriverFailed, false, cx, out);

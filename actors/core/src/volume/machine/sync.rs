@@ -6,9 +6,10 @@ use super::link::Link;
 use super::part::StatePart;
 use super::store::Then;
 use crate::bitmap::{BitmapIn, HeaderChange};
+use crate::engine::VolumeIn;
 use crate::fact::Fact;
 use crate::helper::Handler;
-use crate::identity::{ConnectionNumber, Query};
+use crate::identity::{ConnectionNumber, MarkNumber, Query};
 use crate::part::{Context, Outbox, To};
 use crate::volume::generations::exposed;
 use crate::volume::generations::handshake::Decision;
@@ -36,6 +37,8 @@ pub(super) struct Sync {
     pub outdated_note: Option<(Query, u64)>,
     /// "Source open" is being written: START-SOURCE follows.
     source_open: Option<(Query, ConnectionNumber)>,
+    /// The volume part is asked to take up that writes wait: the question, and whether it went out.
+    fence: Option<(Query, bool)>,
     /// A `before-resync-*` handler that is waited for.
     pub helper: Option<Query>,
     /// The peer was asked for a repair (`pass_on`).
@@ -159,12 +162,44 @@ impl StatePart {
         }
     }
 
-    fn exchange(&mut self, out: &mut Outbox<StateEffect>) {
+    /// Bitmaps are exchanged when the volume part has taken up that writes wait, and its marks are known: a bit that is set
+    /// behind the exchange would never reach the target.
+    fn exchange(&mut self, _out: &mut Outbox<StateEffect>) {
+        let query = self.query();
+        self.sync.fence = Some((query, false));
+    }
+
+    /// The fence goes out behind the snapshot of this step.
+    pub(super) fn send_fence(&mut self, out: &mut Outbox<StateEffect>) {
+        if let Some((query, sent)) = self.sync.fence.as_mut().filter(|(_, sent)| !*sent) {
+            *sent = true;
+            out.send(To::Volume(VolumeIn::Fence { query: *query }));
+        }
+    }
+
+    /// The volume part was restarted: it is asked again.
+    pub(super) fn repeat_fence(&mut self) {
+        if let Some((_, sent)) = self.sync.fence.as_mut() {
+            *sent = false;
+        }
+    }
+
+    pub(super) fn fenced(&mut self, query: Query, mark: MarkNumber, out: &mut Outbox<StateEffect>) {
+        if self.sync.fence.is_none_or(|(asked, _)| asked != query) {
+            return;
+        }
+        self.sync.fence = None;
         let source = self.vector().connection == ConnectionState::WFBitMapS;
-        if let Some(link) = self.link.as_ref() {
+        if let Some(connection) = self
+            .link
+            .as_ref()
+            .map(|link| link.connection)
+            .filter(|_| self.vector().connection.is_resync_setup())
+        {
             out.send(To::Bitmap(BitmapIn::Exchange {
-                connection: link.connection,
+                connection,
                 source,
+                after: mark,
             }));
         }
     }

@@ -40,6 +40,9 @@ impl StatePart {
                 .is_some_and(super::detach::DetachRun::holds_writes)
         {
             Some(HoldReason::Helper)
+        } else if writes && vector.connection == ConnectionState::WFBitMapS {
+            // A write now would be neither in the bitmap that is sent nor mirrored.
+            Some(HoldReason::BitmapExchange)
         } else if matches!(
             vector.connection,
             ConnectionState::WFBitMapT | ConnectionState::WFSyncUUID | ConnectionState::StartingSyncT
@@ -129,7 +132,10 @@ impl StatePart {
             }
             PartName::Disk | PartName::Bitmap | PartName::ActivityLog => self.repeat_queries(part, cx, out),
             PartName::Helper => self.helper_restarted(out),
-            PartName::Volume => self.repeat_quiesce(out),
+            PartName::Volume => {
+                self.repeat_quiesce(out);
+                self.repeat_fence();
+            }
             PartName::State | PartName::Resync | PartName::Client => {}
         }
     }
