@@ -134,7 +134,7 @@ impl ClientPort {
         };
         tracing::debug!(cause, "client gone");
         // A client that said goodbye gets the answers that are still open.
-        while !self.inner.borrow().unanswered.is_empty() && !self.inner.borrow().gone {
+        while self.owes_answers() {
             if tokio::time::timeout(Duration::from_millis(100), self.room.notified())
                 .await
                 .is_err()
@@ -144,6 +144,12 @@ impl ClientPort {
             }
         }
         self.end();
+    }
+
+    /// Whether requests are unanswered, or answers unsent, of a client that is still there.
+    fn owes_answers(&self) -> bool {
+        let inner = self.inner.borrow();
+        !inner.gone && !(inner.unanswered.is_empty() && inner.out.is_empty())
     }
 
     /// Whether the client's socket is dead (its answers go nowhere).
@@ -159,6 +165,7 @@ impl ClientPort {
             if std::mem::replace(&mut inner.gone, true) {
                 return;
             }
+            shut_down(&inner.socket);
             inner.actor.clone()
         };
         actor.deliver(vec![ClientIn::Gone]);
@@ -173,7 +180,7 @@ impl ClientPort {
     pub fn cut(&self) {
         let socket = Rc::clone(&self.inner.borrow().socket);
         self.inner.borrow_mut().gone = true;
-        drop(socket);
+        shut_down(&socket);
         self.room.notify_waiters();
     }
 
@@ -228,6 +235,7 @@ impl ClientPort {
                 Err(_) => return self.end(),
                 Ok(true) => {
                     self.inner.borrow_mut().flushing = false;
+                    self.room.notify_waiters();
                     return;
                 }
                 Ok(false) => tokio::task::yield_now().await,
@@ -318,6 +326,13 @@ impl Inner {
             self.sent = 0;
             self.out.pop_front();
         }
+    }
+}
+
+/// A client waits for the end of the connection after its goodbye; the session's actor may hold the socket longer.
+fn shut_down(socket: &ClientSocket) {
+    if let Err(error) = socket.shut_down() {
+        tracing::debug!(%error, "the client had closed its socket before");
     }
 }
 

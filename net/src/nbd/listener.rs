@@ -5,7 +5,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -226,6 +226,14 @@ impl ClientSocket {
         match self {
             Self::Unix(stream) => stream.try_read_vectored(buffers),
             Self::Tcp(stream, _) => stream.try_read_vectored(buffers),
+        }
+    }
+
+    /// Ends the connection in both directions, whoever still holds the socket: the client sees its end.
+    pub fn shut_down(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Both),
+            Self::Tcp(stream, _) => SockRef::from(stream).shutdown(Shutdown::Both),
         }
     }
 
