@@ -186,7 +186,7 @@ fn configurations_that_cannot_run() {
             ),
             "in use",
         ),
-        (good.clone(), "admin.sock"),
+        (good.clone(), "in use"),
     ];
     for (configuration, word) in cases {
         fs::write(&broken, configuration).unwrap();

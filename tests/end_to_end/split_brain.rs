@@ -26,7 +26,7 @@ fn nothing_is_overwritten_until_somebody_decides() {
         session.write(own * BLOCK, &block(byte)).unwrap();
         session.flush().unwrap();
     }
-    bob.order(&["secondary"]).expect_code(0);
+    pair.bob.demote();
 
     alice.order(&["connect"]).expect_code(0);
     for admin in [&alice, &bob] {
@@ -89,7 +89,7 @@ fn two_primaries_refuse_each_other() {
             read[0]
         );
     }
-    alice.order(&["secondary"]).expect_code(0);
+    pair.alice.demote();
     alice.order(&["connect", "--discard-my-data"]).expect_code(0);
     bob.order(&["connect"]).expect_code(0);
     pair.wait_in_sync(60);

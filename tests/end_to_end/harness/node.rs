@@ -214,6 +214,14 @@ impl Node {
         Session::connect(&self.nbd_socket(), VOLUME).unwrap()
     }
 
+    /// Makes the node Secondary, once it has noticed that its clients are gone.
+    #[track_caller]
+    pub fn demote(&self) {
+        self.admin
+            .wait_for("the clients have gone", 10, |volume| volume.open == 0);
+        self.admin.order(&["secondary"]).expect_code(0);
+    }
+
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
