@@ -53,9 +53,7 @@ fn clients_move_to_the_other_node_and_back() {
             .expect_code(11)
             .expect_error("Device is held open by someone");
         load.stop().expect_no_error();
-        from.admin
-            .wait_for("the clients have gone", 10, |volume| volume.open == 0);
-        from.admin.order(&["secondary"]).expect_code(0);
+        from.demote();
         from.admin.order(&["secondary"]).expect_code(0);
         to.admin.order(&["primary"]).expect_code(0);
         check_all(&to.nbd_socket(), &history);

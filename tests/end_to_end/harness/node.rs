@@ -217,9 +217,9 @@ impl Node {
     /// Makes the node Secondary, once it has noticed that its clients are gone.
     #[track_caller]
     pub fn demote(&self) {
-        self.admin
-            .wait_for("the clients have gone", 10, |volume| volume.open == 0);
-        self.admin.order(&["secondary"]).expect_code(0);
+        self.admin.wait_for("demoted", 10, |volume| {
+            volume.open == 0 && self.admin.order(&["secondary"]).code == Some(0)
+        });
     }
 
     pub fn log_text(&self) -> String {
