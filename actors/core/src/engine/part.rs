@@ -229,10 +229,13 @@ impl VolumePart {
     /// What a step ends with: batches go out, then what has become possible starts.
     fn finish(&mut self, out: &mut Outbox<VolumeEffect>) {
         loop {
+            let before = self.requests.len();
             self.start_waiting(out);
             self.settle_all(out);
             self.retire_all(out);
-            if !self.close_under_pressure() {
+            self.close_under_pressure();
+            // What ended here may be all that another one waits for: a lock, the writes before a barrier.
+            if self.waiting.is_empty() || self.requests.len() >= before {
                 break;
             }
         }
@@ -256,14 +259,12 @@ impl VolumePart {
     }
 
     /// Activity-log pressure, quiescing and full epochs close the present epoch at once.
-    fn close_under_pressure(&mut self) -> bool {
+    fn close_under_pressure(&mut self) {
         let pressure = self.extents.is_revoking() || !self.quiescing.is_empty() || self.drained.is_wanted();
         let full = self.epochs.writes() >= self.configuration.max_epoch_size.max(1);
-        if !(pressure || full) || self.connection().is_none() || self.epochs.writes() == 0 {
-            return false;
+        if (pressure || full) && self.connection().is_some() {
+            self.close_epoch();
         }
-        self.close_epoch();
-        false
     }
 
     pub(super) fn close_epoch(&mut self) {
