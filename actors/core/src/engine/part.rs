@@ -348,6 +348,9 @@ impl VolumePart {
         if snapshot.disk.is_none() {
             self.disk_gone();
         }
+        if let Some(old) = old.as_ref().filter(|_| same_link) {
+            self.sender_has_disk_again(old, &snapshot);
+        }
         self.snapshot_drain(&snapshot, out);
         self.take_parked(out);
     }
