@@ -82,11 +82,7 @@ fn deaths_during_a_resync() {
     for actor in ["resync", "bitmap", "volume", "disk"] {
         pair.bob.admin.order(&["invalidate"]).expect_code(0);
         pair.bob.admin.wait_for("the resync runs", 20, |volume| {
-            connection(volume) == "SyncTarget"
-                && volume.connections[0]
-                    .resync
-                    .as_ref()
-                    .is_some_and(|resync| resync.left_bytes < resync.total_bytes)
+            connection(volume) == "SyncTarget" && (1..volume.size_bytes).contains(&volume.out_of_sync_bytes)
         });
         kill(&pair.bob, actor, Kill::Panic);
         kill(&pair.alice, actor, Kill::Panic);
