@@ -750,11 +750,20 @@ impl StatePart {
         let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync agreed", out, |v| {
             v.connection = connection;
             if target {
-                v.disk = v.disk.min(DiskState::Outdated);
+                // Invalidated: nothing on it counts any more. (Outdated would be refused, as nobody is while connected.)
+                let at_most = if full {
+                    DiskState::Inconsistent
+                } else {
+                    DiskState::Outdated
+                };
+                v.disk = v.disk.min(at_most);
             } else {
                 v.peer_disk = v.peer_disk.min(DiskState::Consistent);
             }
         });
+        if target && full && changed.is_ok() {
+            self.current.reasons.inconsistent = Some(InconsistentReason::Invalidated);
+        }
         match changed {
             Ok(()) => self.begin_sync(full, cx, out),
             Err(refusal) => self.drop_link(&format!("the agreed resync is not possible: {refusal}"), out),
