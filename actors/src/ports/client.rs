@@ -149,7 +149,7 @@ impl ClientPort {
     /// Whether requests are unanswered, or answers unsent, of a client that is still there.
     fn owes_answers(&self) -> bool {
         let inner = self.inner.borrow();
-        !inner.gone && !(inner.unanswered.is_empty() && inner.out.is_empty())
+        !(inner.gone || inner.unanswered.is_empty() && inner.out.is_empty())
     }
 
     /// Whether the client's socket is dead (its answers go nowhere).
