@@ -1,6 +1,7 @@
 //! What an operator does, and what is refused, with DRBD's exit codes.
 
-use crate::harness::disks::BLOCK;
+use crate::harness::disks::{self, BLOCK};
+use crate::harness::events::Events;
 use crate::harness::history::History;
 use crate::harness::load::{Load, check_all};
 use crate::harness::pair::{Options, Pair, connection, peer_disk};
@@ -66,13 +67,16 @@ fn invalidate_copies_everything_from_the_peer() {
     let mut pair = Pair::running(&Options::default());
     let load = Load::start(&pair.alice, Arc::<History>::default(), BUSY, 2);
     load.progress(40, 20);
-    pair.bob.admin.order(&["invalidate"]).expect_code(0);
-    load.progress(20, 20);
-    pair.wait_in_sync(60);
-    // The Primary's own disk: its clients read the peer's copy meanwhile.
-    pair.alice.admin.order(&["invalidate"]).expect_code(0);
-    load.progress(20, 20);
-    pair.wait_in_sync(60);
+    // The last one: the Primary's own disk, whose clients read the peer's copy meanwhile.
+    for node in [&pair.bob, &pair.alice] {
+        // What stands there is not what it should be, and no bit says so.
+        disks::poke(node, &[0xEE; 64 * BLOCK as usize], 8192 * BLOCK);
+        let events = Events::follow(&node.admin);
+        node.admin.order(&["invalidate"]).expect_code(0);
+        events.wait_for_field("device", "disk", "Inconsistent");
+        load.progress(20, 20);
+        pair.wait_in_sync(60);
+    }
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
