@@ -78,8 +78,11 @@ fn a_disk_that_is_gone_and_comes_back() {
     let away = pair.disks.path().join("away");
     fs::rename(&pair.bob.disk, &away).unwrap();
     pair.bob.start();
-    let refused = pair.bob.admin.order(&["attach"]).expect_code(10);
-    refused.expect_error(text(&pair.bob.disk));
+    // The node's own attempt may still be under way.
+    pair.bob.admin.wait_for("the missing file is named", 10, |_| {
+        let refused = pair.bob.admin.order(&["attach"]).expect_code(10);
+        refused.errors.contains(text(&pair.bob.disk))
+    });
     let mut session = pair.alice.session();
     session.write(0, &[7; BLOCK as usize]).unwrap();
     drop(session);
