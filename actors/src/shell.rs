@@ -10,6 +10,11 @@ use mendblock_core::part::{Context as PartContext, Instant, Outbox, Part};
 pub trait Port<E> {
     /// Carries out effects, in order; the vector comes back empty.
     fn carry_out(&mut self, effects: &mut Vec<E>);
+
+    /// The actor's work is done: it ends.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// A part without a port of its own.
@@ -119,6 +124,9 @@ impl<P: Part + Unpin + 'static> Shell<P> {
         }
         if !self.out.effects.is_empty() {
             self.port.carry_out(&mut self.out.effects);
+            if self.port.is_over() {
+                ctx.stop();
+            }
         }
         if std::mem::take(&mut self.out.again) {
             let me = ctx.address();

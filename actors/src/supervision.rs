@@ -53,9 +53,10 @@ pub enum Notice {
     GivenUp(PartGeneration),
 }
 
-/// Runs an actor until its factory returns none: generation after generation.
+/// Runs an actor generation after generation, until it has ended and `is_over`, or its factory returns none.
 pub async fn supervise<P>(
     slot: Slot<P>,
+    is_over: impl Fn() -> bool + 'static,
     mut make: impl FnMut(PartGeneration) -> Option<Shell<P>> + 'static,
     mut notice: impl FnMut(Notice) + 'static,
 ) where
@@ -68,6 +69,9 @@ pub async fn supervise<P>(
         let Some(shell) = make(generation) else { return };
         let end = run_generation(&slot, shell, generation, &mut notice).await;
         slot.send_replace(None);
+        if is_over() {
+            return;
+        }
         notice(Notice::Died(generation, end));
         let now = Instant::now();
         deaths.push_back(now);

@@ -375,7 +375,7 @@ impl Common {
     ) {
         let common = self.clone();
         let notice = move |notice: Notice| common.notice(P::NAME, notice);
-        actix::spawn(supervise(slot, make, notice));
+        actix::spawn(supervise(slot, || false, make, notice));
     }
 
     fn notice(&self, part: PartName, notice: Notice) {
@@ -510,15 +510,20 @@ impl Common {
 
     fn client(&self, slot: Slot<ClientPart>, id: ClientId, port: ClientPort) {
         let common = self.clone();
-        self.supervise(slot, move |generation| {
-            if port.may_end() {
-                common.routes.clients.borrow_mut().remove(&id);
-                tell_openers(&common.routes);
-                return None;
-            }
+        let (noticing, ending, ended) = (self.clone(), self.clone(), port.clone());
+        let is_over = move || ended.is_over();
+        let make = move |generation| {
             let volume = common.routes.volume.living().map(|living| living.generation);
             let part = ClientPart::new(id, generation, volume);
-            Some(common.shell(part, Box::new(port.clone()), Vec::new()))
+            // The word that the client has gone may have been lost with the predecessor.
+            let gone = port.is_gone().then_some(ClientIn::Gone);
+            Some(common.shell(part, Box::new(port.clone()), gone.into_iter().collect()))
+        };
+        let notice = move |notice: Notice| noticing.notice(PartName::Client, notice);
+        actix::spawn(async move {
+            supervise(slot, is_over, make, notice).await;
+            ending.routes.clients.borrow_mut().remove(&id);
+            tell_openers(&ending.routes);
         });
     }
 }

@@ -209,15 +209,17 @@ fn resync(handle: &VolumeHandle) -> ResyncProgress {
         rate: 0,
     };
     let progress = handle.progress.borrow().unwrap_or(estimate);
+    // The planner tells what it has ordered; the bits tell what is done.
+    let left = progress.left.min(bits);
     let total = progress.total.max(progress.left).max(1);
     let rate = progress.rate * 1024;
     ResyncProgress {
-        done_percent: 100.0 * (total - progress.left) as f64 / total as f64,
+        done_percent: 100.0 * (total - left) as f64 / total as f64,
         total_bytes: total * 4096,
-        left_bytes: progress.left * 4096,
+        left_bytes: left * 4096,
         failed_bytes: progress.failed * 4096,
         rate_bytes_per_second: rate,
-        eta_seconds: (rate > 0).then(|| (progress.left * 4096) as f64 / rate as f64),
+        eta_seconds: (rate > 0).then(|| (left * 4096) as f64 / rate as f64),
     }
 }
 

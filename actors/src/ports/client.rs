@@ -583,11 +583,8 @@ impl Port<ClientEffect> for ClientPort {
             }
         }
     }
-}
 
-impl ClientPort {
-    /// The session said that it may end.
-    pub fn may_end(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.inner.borrow().ending
     }
 }

@@ -342,6 +342,9 @@ impl BitmapPart {
 
     fn finish(&mut self, out: &mut Outbox<BitmapEffect>) {
         self.begin_ordered_exchange(out);
+        // The end of a resync is written out: else the next crash would bring all its bits back.
+        let bits = self.loaded.as_ref().map(|loaded| loaded.map.count());
+        self.pages.lazily |= self.bits > 0 && bits == Some(0);
         self.write_pages(out);
         self.write_health(out);
         self.acknowledge(out);

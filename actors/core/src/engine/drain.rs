@@ -5,7 +5,7 @@ use super::part::VolumePart;
 use super::request::{Local, Net, Work};
 use crate::bitmap::MarkReason;
 use crate::disk::DiskIn;
-use crate::identity::SnapshotNumber;
+use crate::identity::{Query, SnapshotNumber};
 use crate::part::{Outbox, To};
 use crate::snapshot::{Drain, Snapshot};
 use crate::volume::machine::StateIn;
@@ -143,19 +143,33 @@ impl VolumePart {
         }
     }
 
-    /// Writes that wait for nothing else are retired: answers `Quiesce`.
-    pub(super) fn advance_quiescing(&mut self, out: &mut Outbox<VolumeEffect>) {
-        let busy = self.requests.values().any(|request| {
+    /// `Quiesce` waits for the writes that are under way now. Later ones do not count: under load there are always some.
+    pub(super) fn begin_quiescing(&mut self, query: Query) {
+        let under_way = self.requests.iter().filter(|(_, request)| {
             request.work.writes()
                 && !matches!(request.work, Work::Fetch { .. })
                 && request.stage != super::request::Stage::Waiting
         });
-        if self.quiescing.is_empty() || busy || !self.unretired.is_empty() || !self.recovery.is_settled() {
+        let writes = under_way
+            .map(|(&id, _)| id)
+            .chain(self.unretired.keys().copied())
+            .collect();
+        self.quiescing.push((query, writes));
+    }
+
+    /// Answers `Quiesce` once its writes are retired.
+    pub(super) fn advance_quiescing(&mut self, out: &mut Outbox<VolumeEffect>) {
+        if self.quiescing.is_empty() || !self.recovery.is_settled() {
             return;
         }
         let mark = self.marks.last_sent();
-        for query in std::mem::take(&mut self.quiescing) {
-            out.send(To::State(StateIn::Quiesced { query, mark }));
-        }
+        let (requests, unretired) = (&self.requests, &self.unretired);
+        self.quiescing.retain_mut(|(query, writes)| {
+            writes.retain(|id| requests.contains_key(id) || unretired.contains_key(id));
+            if writes.is_empty() {
+                out.send(To::State(StateIn::Quiesced { query: *query, mark }));
+            }
+            !writes.is_empty()
+        });
     }
 }

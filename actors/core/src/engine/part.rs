@@ -93,7 +93,8 @@ pub struct VolumePart {
     pub(super) losing: super::loss::Losing,
     pub(super) window: i64,
     pub(super) drained: super::drain::Drained,
-    pub(super) quiescing: Vec<Query>,
+    /// Questions, and the writes that each still waits for.
+    pub(super) quiescing: Vec<(Query, BTreeSet<u64>)>,
     pub(super) fences: Vec<Query>,
     pub(super) recovery: Recovery,
     pub(super) batch: Batch,
@@ -363,6 +364,9 @@ impl VolumePart {
         if snapshot.disk.is_none() {
             self.disk_gone();
         }
+        if let Some(old) = old.as_ref().filter(|_| same_link) {
+            self.sender_has_disk_again(old, &snapshot);
+        }
         self.snapshot_drain(&snapshot, out);
         self.take_parked(out);
     }
@@ -443,7 +447,7 @@ impl Part for VolumePart {
             VolumeIn::ErrorsSettled(_) => {}
             VolumeIn::HotExtents { query, extents } => self.hot_extents(query, &extents),
             VolumeIn::Fence { query } => self.fences.push(query),
-            VolumeIn::Quiesce { query } => self.quiescing.push(query),
+            VolumeIn::Quiesce { query } => self.begin_quiescing(query),
         }
         self.finish(out);
     }

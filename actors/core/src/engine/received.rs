@@ -11,6 +11,7 @@ use crate::fact::Fact;
 use crate::identity::ConnectionNumber;
 use crate::part::{Outbox, To};
 use crate::peer::{PeerFrame, PeerIn};
+use crate::snapshot::Snapshot;
 use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_net::wire::message::Message;
 use std::collections::BTreeMap;
@@ -66,6 +67,24 @@ impl VolumePart {
         self.link.parked.retain(|(of, _)| *of > connection);
         self.link.sender_diskless = false;
         self.link.epochs.clear();
+    }
+
+    /// The sender's disk is back: its writes are on both disks. Not before the resync runs: until then it holds its writes, and
+    /// what it sent before holding them is here alone.
+    pub(super) fn sender_has_disk_again(&mut self, old: &Snapshot, new: &Snapshot) {
+        let is_source = |snapshot: &Snapshot| {
+            matches!(
+                snapshot.vector.connection,
+                ConnectionState::SyncSource | ConnectionState::PausedSyncS
+            )
+        };
+        let resyncs = is_source(new) && !is_source(old);
+        let needs_none = new.vector.connection == ConnectionState::Connected
+            && new.vector.peer_disk == DiskState::UpToDate
+            && old.vector.peer_disk < DiskState::UpToDate;
+        if resyncs || needs_none {
+            self.link.sender_diskless = false;
+        }
     }
 
     fn frame_arrived(

@@ -734,31 +734,6 @@ impl StatePart {
         }
     }
 
-    /// A resync that both agreed to without a comparison.
-    fn start_agreed_sync(
-        &mut self,
-        connection: ConnectionState,
-        full: bool,
-        cx: &mut Context<'_>,
-        out: &mut Outbox<StateEffect>,
-    ) {
-        let peer = self.link.as_ref().and_then(super::link::Link::peer_identifiers);
-        self.sync.begin_agreed(self.current.identifiers, peer);
-        let target = connection == ConnectionState::WFBitMapT;
-        let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync agreed", out, |v| {
-            v.connection = connection;
-            if target {
-                v.disk = v.disk.min(DiskState::Outdated);
-            } else {
-                v.peer_disk = v.peer_disk.min(DiskState::Consistent);
-            }
-        });
-        match changed {
-            Ok(()) => self.begin_sync(full, cx, out),
-            Err(refusal) => self.drop_link(&format!("the agreed resync is not possible: {refusal}"), out),
-        }
-    }
-
     /// `pass_on`: asks the source for a resync of the marked blocks.
     pub(super) fn ask_for_repair(&mut self, out: &mut Outbox<StateEffect>) {
         if !self.wants_repair() || self.sync.repair_asked.is_some() || self.running.is_some() {

@@ -307,6 +307,14 @@ impl StatePart {
             self.last_peer_state = None;
             return;
         };
+        // T2: while the handler runs the peer hears nothing; afterwards D5's message goes first.
+        if self
+            .detach
+            .as_ref()
+            .is_some_and(super::detach::DetachRun::holds_tell)
+        {
+            return;
+        }
         let connection = link.connection;
         let state = self.peer_state();
         let unnumbered = |state: mendblock_net::wire::message::PeerState| {

@@ -99,6 +99,40 @@ impl Sync {
 }
 
 impl StatePart {
+    /// A resync that both agreed to without a comparison.
+    pub(super) fn start_agreed_sync(
+        &mut self,
+        connection: ConnectionState,
+        full: bool,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let peer = self.link.as_ref().and_then(Link::peer_identifiers);
+        self.sync.begin_agreed(self.current.identifiers, peer);
+        let target = connection == ConnectionState::WFBitMapT;
+        let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync agreed", out, |v| {
+            v.connection = connection;
+            if target {
+                // Invalidated: nothing on it counts any more. (Outdated would be refused, as nobody is while connected.)
+                let at_most = if full {
+                    DiskState::Inconsistent
+                } else {
+                    DiskState::Outdated
+                };
+                v.disk = v.disk.min(at_most);
+            } else {
+                v.peer_disk = v.peer_disk.min(DiskState::Consistent);
+            }
+        });
+        if target && full && changed.is_ok() {
+            self.current.reasons.inconsistent = Some(InconsistentReason::Invalidated);
+        }
+        match changed {
+            Ok(()) => self.begin_sync(full, cx, out),
+            Err(refusal) => self.drop_link(&format!("the agreed resync is not possible: {refusal}"), out),
+        }
+    }
+
     /// WFBitMapS or WFBitMapT was entered.
     pub(super) fn begin_sync(&mut self, full: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         self.sync.full = full;

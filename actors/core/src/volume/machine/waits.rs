@@ -8,7 +8,7 @@ use crate::identity::PartGeneration;
 use crate::part::{Context, Outbox, PartName, To};
 use crate::peer::{LinkWish, PeerIn};
 use crate::snapshot::{Admission, HoldReason, Wait};
-use crate::volume::state::ConnectionState;
+use crate::volume::state::{ConnectionState, DiskState};
 
 impl StatePart {
     /// Steps that have become possible by whatever this message changed.
@@ -40,6 +40,10 @@ impl StatePart {
                 .is_some_and(super::detach::DetachRun::holds_writes)
         {
             Some(HoldReason::Helper)
+        } else if writes && vector.disk == DiskState::Negotiating {
+            // The peer may have sent its bitmap already: what it alone gets now would be in nobody's bitmap but its own, and
+            // this disk would pass for UpToDate without it.
+            Some(HoldReason::BitmapExchange)
         } else if writes && vector.connection == ConnectionState::WFBitMapS {
             // A write now would be neither in the bitmap that is sent nor mirrored.
             Some(HoldReason::BitmapExchange)
