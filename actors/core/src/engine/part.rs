@@ -95,6 +95,8 @@ pub struct VolumePart {
     pub(super) recovery: Recovery,
     pub(super) batch: Batch,
     pub(super) now: Instant,
+    /// Something ended in this step for which another request may have waited.
+    pub(super) freed: bool,
     next: u64,
     touched_at: Instant,
 }
@@ -129,6 +131,7 @@ impl VolumePart {
             recovery: Recovery::new(generation),
             batch: Batch::default(),
             now: Instant(0),
+            freed: false,
             // Numbers of requests go over the wire: unique over all generations.
             next: generation.0 << 40,
             touched_at: Instant(0),
@@ -156,11 +159,13 @@ impl VolumePart {
     pub(super) fn remove(&mut self, id: u64) -> Option<Request> {
         self.waiting.remove(&id);
         self.settling.remove(&id);
-        self.requests.remove(&id)
+        let removed = self.requests.remove(&id);
+        self.freed |= removed.is_some();
+        removed
     }
 
     pub(super) fn unlock(&mut self, id: u64) {
-        self.locks.leave(id);
+        self.freed |= self.locks.leave(id);
     }
 
     /// Sends an operation to the disk part.
@@ -225,19 +230,22 @@ impl VolumePart {
         }
     }
 
-    /// What a step ends with: batches go out, then what has become possible starts.
+    /// What a step ends with: everything that has become possible starts, in this step (there may be no next one), then the
+    /// batches go out.
     fn finish(&mut self, out: &mut Outbox<VolumeEffect>) {
         loop {
+            self.freed = false;
             self.start_waiting(out);
             self.settle_all(out);
             self.retire_all(out);
-            if !self.close_under_pressure() {
+            self.close_under_pressure();
+            self.advance_recovery(out);
+            self.advance_losing(out);
+            if !self.freed {
                 break;
             }
         }
-        self.advance_recovery(out);
         self.advance_drain(out);
-        self.advance_losing(out);
         self.advance_quiescing(out);
         self.flush_batch(out);
     }
@@ -255,14 +263,12 @@ impl VolumePart {
     }
 
     /// Activity-log pressure, quiescing and full epochs close the present epoch at once.
-    fn close_under_pressure(&mut self) -> bool {
+    fn close_under_pressure(&mut self) {
         let pressure = self.extents.is_revoking() || !self.quiescing.is_empty() || self.drained.is_wanted();
         let full = self.epochs.writes() >= self.configuration.max_epoch_size.max(1);
-        if !(pressure || full) || self.connection().is_none() || self.epochs.writes() == 0 {
-            return false;
+        if (pressure || full) && self.connection().is_some() && self.epochs.writes() > 0 {
+            self.close_epoch();
         }
-        self.close_epoch();
-        false
     }
 
     pub(super) fn close_epoch(&mut self) {

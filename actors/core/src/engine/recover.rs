@@ -210,6 +210,7 @@ impl VolumePart {
                 return;
             }
             self.recovery.collecting = false;
+            self.freed = true;
             let mut replays = std::mem::take(&mut self.recovery.replays);
             // In the order in which they first arrived (R15).
             replays.sort_by_key(|(_, request)| request.arrival);
@@ -258,6 +259,7 @@ impl VolumePart {
     fn settled(&mut self) {
         self.recovery.owed = Owed::Nothing;
         self.recovery.settled = true;
+        self.freed = true;
     }
 
     /// The extents that were hot: all their blocks are owed to the peer.
@@ -287,6 +289,7 @@ impl VolumePart {
             return;
         }
         for (number, returning) in self.extents.returned() {
+            self.freed = true;
             out.send(To::ActivityLog(ActivityIn::Released {
                 number,
                 grants: returning.grants,
