@@ -96,11 +96,17 @@ impl VolumePart {
             return;
         }
         let (origin, range) = (request.origin, request.range());
-        let ordered = request.work.writes() || matches!(origin, Origin::Served { .. });
-        if let (true, Some(range)) = (ordered, range)
-            && (!self.locks.may_run(id, range) || self.adopted_overlap(range))
-        {
-            return;
+        let served = matches!(origin, Origin::Served { .. });
+        let ordered = request.work.writes() || served;
+        if let (true, Some(range)) = (ordered, range) {
+            let free = if served {
+                self.may_be_read(id, range)
+            } else {
+                self.locks.may_run(id, range)
+            };
+            if !free || self.adopted_overlap(range) {
+                return;
+            }
         }
         match origin {
             Origin::Client { .. } => self.start_client(id, out),
@@ -110,6 +116,16 @@ impl VolumePart {
             Origin::Fetch { .. } => self.start_fetch(id),
             Origin::Verify { .. } => self.start_verify(id),
         }
+    }
+
+    /// Q11: the peer's read waits for the own client's writes only while they are on the own disk. Their acknowledgement may wait
+    /// behind this very read: a target locks the block until the data of its fetch have come.
+    fn may_be_read(&self, id: u64, range: SectorRange) -> bool {
+        self.locks.before(id, range).all(|other| {
+            self.requests
+                .get(&other)
+                .is_none_or(|write| write.is_client() && write.local != Local::Pending)
+        })
     }
 
     /// A write that the kernel still holds for a predecessor must not land on a newer one (R14).
