@@ -170,6 +170,7 @@ impl VolumePart {
                 self.running(id);
                 self.submit(id, DataKind::Read { range });
             }
+            ReadPath::Peer(_) if self.link_is_lost() => {}
             ReadPath::Peer(connection) => {
                 self.running(id);
                 if let Some(request) = self.requests.get_mut(&id) {
@@ -207,7 +208,7 @@ impl VolumePart {
         if way.local && !self.covered(id, range) {
             return;
         }
-        if way.peer.is_some() && self.window <= 0 {
+        if way.peer.is_some() && (self.window <= 0 || self.link_is_lost()) {
             return;
         }
         self.running(id);
@@ -329,6 +330,9 @@ impl VolumePart {
         let Some(snapshot) = self.snapshot.clone() else {
             return;
         };
+        if snapshot.mirror && self.link_is_lost() {
+            return;
+        }
         self.running(id);
         if let Some(connection) = snapshot.connection.filter(|_| snapshot.mirror) {
             self.close_epoch();

@@ -30,6 +30,9 @@ impl VolumePart {
         let Some(snapshot) = self.snapshot.clone() else {
             return;
         };
+        if self.link_is_lost() {
+            return;
+        }
         let target = matches!(
             snapshot.vector.connection,
             ConnectionState::SyncTarget | ConnectionState::PausedSyncT

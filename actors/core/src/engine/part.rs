@@ -344,6 +344,10 @@ impl VolumePart {
         if mirrored && same_link && !snapshot.mirror && snapshot.connection.is_some() {
             self.mirroring_stopped();
         }
+        if let Some(ended) = old.as_ref().and_then(|old| old.connection).filter(|_| !same_link) {
+            // Before the epochs begin anew: what no barrier retired is owed, not stable (R1, R11).
+            self.connection_ended(ended);
+        }
         if !same_link && snapshot.connection.is_some() {
             self.marks.forget_known();
             self.epochs.reset();

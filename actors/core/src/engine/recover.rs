@@ -228,7 +228,7 @@ impl VolumePart {
     fn begin_settling(&mut self, out: &mut Outbox<VolumeEffect>) {
         let connected = self.connection().is_some() && self.recovery.peer == Some(self.connection());
         let mirrored = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.mirror);
-        if connected && mirrored && self.recovery.owed == Owed::Nothing {
+        if connected && mirrored && !self.link_is_lost() && self.recovery.owed == Owed::Nothing {
             // Everything that the predecessor sent lies before this barrier in the same order.
             let (epoch, writes) = self.epochs.close_always();
             self.recovery.barrier = Some(epoch);
