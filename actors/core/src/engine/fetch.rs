@@ -114,6 +114,7 @@ impl VolumePart {
             return;
         };
         if path::own_bad(&self.bad, range) {
+            // Also where a fetch became one: written is not enough for a block of the list.
             request.work = Work::Verify { range, expected };
             request.step = 0;
             self.submit(id, DataKind::Flush);

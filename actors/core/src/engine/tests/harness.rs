@@ -301,8 +301,9 @@ impl Harness {
     }
 
     pub fn publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        let number = self.snapshot.number.next();
         change(&mut self.snapshot);
-        self.snapshot.number = self.snapshot.number.next();
+        self.snapshot.number = number;
         let snapshot = Arc::new(self.snapshot.clone());
         self.send(VolumeIn::Snapshot(snapshot));
     }
