@@ -198,11 +198,15 @@ impl VolumePart {
         let Some(range) = self.requests.get(&id).and_then(Request::range) else {
             return;
         };
-        let way = match path::write(&snapshot, &self.configuration, self.now) {
+        let failed = self.requests.get(&id).and_then(|request| match request.local {
+            Local::Failed(_, errno) => Some(errno),
+            _ => None,
+        });
+        let way = match path::write(&snapshot, &self.configuration, failed.is_some(), self.now) {
             Ok(way) => way,
             Err(ReadPath::Wait(_)) => return,
             Err(_) if snapshot.vector.suspended.any() => return,
-            Err(ReadPath::Nowhere(why)) => return self.fail(id, 5, why, out),
+            Err(ReadPath::Nowhere(why)) => return self.fail(id, no_space_or_eio(failed), why, out),
             Err(_) => return self.fail(id, 5, "no way", out),
         };
         if way.local && !self.covered(id, range) {
@@ -373,7 +377,10 @@ impl VolumePart {
         self.settling.remove(&id);
         if let Some(request) = self.requests.get_mut(&id) {
             request.stage = Stage::Waiting;
-            request.local = Local::None;
+            // A write that failed here is not tried here again (replication 8), and T1 needs its number.
+            if !(request.work.writes() && matches!(request.local, Local::Failed(..))) {
+                request.local = Local::None;
+            }
             request.net = Net::None;
             request.data = None;
             self.waiting.insert(id);
@@ -386,4 +393,9 @@ impl VolumePart {
             .as_ref()
             .is_some_and(|snapshot| snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some())
     }
+}
+
+/// The errno for the client of a write that found no way; `failed`: errno of the own disk.
+fn no_space_or_eio(failed: Option<i32>) -> i32 {
+    if failed == Some(28) { 28 } else { 5 }
 }

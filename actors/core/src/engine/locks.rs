@@ -24,7 +24,9 @@ impl Locks {
     /// Places before this one that overlap.
     pub fn before(&self, place: u64, range: SectorRange) -> impl Iterator<Item = u64> {
         let earlier = self.held.range(..place);
-        earlier.filter(move |(_, other)| other.overlaps(range)).map(|(&other, _)| other)
+        earlier
+            .filter(move |(_, other)| other.overlaps(range))
+            .map(|(&other, _)| other)
     }
 
     /// Nothing before this place overlaps.

@@ -51,7 +51,8 @@ impl VolumePart {
 
     /// The connection that the snapshot names is lost already: what is sent on it is dropped, and no second loss would tell.
     pub(super) fn link_is_lost(&self) -> bool {
-        self.connection().is_some_and(|named| self.losing.lost >= Some(named))
+        self.connection()
+            .is_some_and(|named| self.losing.lost >= Some(named))
     }
 
     /// Requests that waited for the peer go on without it.
