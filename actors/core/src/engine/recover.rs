@@ -288,12 +288,12 @@ impl VolumePart {
         if !self.recovery.is_settled() {
             return;
         }
-        for (number, returning) in self.extents.returned() {
+        for (number, grants, not_held) in self.extents.returned() {
             self.freed = true;
             out.send(To::ActivityLog(ActivityIn::Released {
                 number,
-                grants: returning.grants,
-                not_held: returning.not_held,
+                grants,
+                not_held,
             }));
         }
     }
