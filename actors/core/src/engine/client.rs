@@ -264,6 +264,9 @@ impl VolumePart {
         };
         request.epoch = epoch;
         request.net = Net::Pending(connection);
+        // Lost again, it is marked again: the resync of this connection may have cleared the first mark.
+        request.marked_lacking = false;
+        request.lacking = None;
         let (message, payload) = match &request.work {
             Work::Write { range, buffer, fua } => {
                 let message = Message::Write {
