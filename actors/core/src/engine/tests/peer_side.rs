@@ -86,7 +86,10 @@ fn failed_flush_is_no_barrier_ack() {
     h.hear(Message::Barrier { epoch: 4, writes: 1 });
     let error = h.fail(h.oldest());
     assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { .. })), 0);
-    assert_eq!(h.marked_for(MarkReason::FlushError { error }), vec![blocks(0, 1)]);
+    assert_eq!(
+        h.marked_for(MarkReason::FlushError { error }),
+        vec![blocks(0, 1024)]
+    );
 }
 
 #[test]
@@ -326,4 +329,42 @@ fn lost_link_cancels_a_fetch() {
     });
     h.lose_link();
     assert_eq!(h.jobs, vec![(1, JobEnd::Cancelled)]);
+}
+
+#[test]
+fn q11_fetch_and_mirrored_write_do_not_wait_for_each_other() {
+    let mut h = Harness::new(connected());
+    h.publish(|s| s.vector.connection = ConnectionState::SyncSource);
+    h.write(1, sectors(0, 8));
+    h.complete(h.oldest());
+    h.hear(Message::ResyncRead {
+        request: 4,
+        range: sectors(0, 8),
+    });
+    h.complete(h.oldest());
+    assert!(
+        h.unanswered(1),
+        "the target has not acknowledged it: its fetch holds the block"
+    );
+    assert_eq!(h.sent(|m| matches!(m, Message::ResyncData { request: 4, .. })), 1);
+}
+
+#[test]
+fn epochs_of_an_earlier_connection_do_not_count_for_a_barrier() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 4, 0);
+    h.lose_link();
+    h.publish(|s| {
+        *s = connected();
+        s.connection = Some(LINK.next());
+        s.vector.role = Role::Secondary;
+        s.vector.peer_role = Role::Primary;
+    });
+    mirror(&mut h, 2, 4, 80);
+    h.hear(Message::Barrier { epoch: 4, writes: 1 });
+    h.complete(h.oldest());
+    assert!(!h.operations.values().any(|kind| matches!(kind, DataKind::Flush)));
+    h.complete_all();
+    assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { epoch: 4 })), 1);
+    assert!(h.peer.iter().all(|m| !matches!(m, PeerIn::Drop { .. })));
 }

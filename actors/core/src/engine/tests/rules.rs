@@ -256,13 +256,14 @@ fn flush_error_marks_all_that_was_not_flushed() {
     h.flush(2);
     h.complete(h.oldest());
     assert_eq!(h.answered(2), None);
-    h.write(3, sectors(80, 16));
+    h.write(3, sectors(8192, 16));
     h.complete(h.oldest());
     h.flush(4);
     let error = h.fail(h.oldest());
     assert_eq!(
         h.marked_for(MarkReason::FlushError { error }),
-        vec![blocks(10, 2)]
+        vec![blocks(1024, 1024)],
+        "whole extents, and not the one that was flushed"
     );
     assert_eq!(h.answered(4), Some(5));
 }
@@ -359,7 +360,7 @@ fn held_requests_start_when_admission_opens() {
 }
 
 #[test]
-fn write_while_the_source_exchanges_bitmaps_is_noted_not_mirrored() {
+fn write_that_is_not_mirrored_is_marked_before_it_is_written() {
     let mut h = Harness::new(connected());
     h.publish(|s| {
         s.vector.connection = ConnectionState::WFBitMapS;
@@ -367,7 +368,6 @@ fn write_while_the_source_exchanges_bitmaps_is_noted_not_mirrored() {
         s.mirror = false;
     });
     h.write(1, sectors(0, 8));
-    assert_eq!(h.sent(|m| matches!(m, Message::OutOfSync { .. })), 1);
     assert_eq!(h.sent(|m| matches!(m, Message::Write { .. })), 0);
     assert_eq!(h.marked_for(MarkReason::PeerLacks), vec![blocks(0, 1)]);
     h.complete(h.oldest());
@@ -404,4 +404,37 @@ fn answered_write_keeps_its_extent_until_its_mark_is_durable() {
     assert!(h.released.is_empty(), "R3");
     h.acknowledge_marks();
     assert_eq!(h.released, vec![(9, vec![0], vec![])]);
+}
+
+#[test]
+fn r11_nothing_is_sent_on_a_connection_that_is_lost() {
+    let mut h = Harness::new(connected());
+    h.send(VolumeIn::Lost { connection: LINK });
+    h.write(1, sectors(0, 8));
+    h.flush(2);
+    assert!(h.frames.is_empty() && h.operations.is_empty());
+    h.lose_link();
+    h.complete_all();
+    h.acknowledge_marks();
+    assert_eq!((h.answered(1), h.answered(2)), (None, None));
+}
+
+#[test]
+fn r11_write_that_is_mirrored_anew_and_lost_again_is_marked_again() {
+    let mut h = Harness::new(connected());
+    h.publish(|s| {
+        s.vector.disk = DiskState::Inconsistent;
+        s.vector.connection = ConnectionState::SyncTarget;
+    });
+    h.write(1, sectors(0, 8));
+    h.complete(h.oldest());
+    h.lose_link();
+    h.acknowledge_marks();
+    h.publish(|s| {
+        *s = connected();
+        s.connection = Some(LINK.next());
+    });
+    assert_eq!(h.sent(|m| matches!(m, Message::Write { .. })), 2);
+    h.lose_link();
+    assert_eq!(h.marked_for(MarkReason::PeerLacks), vec![blocks(0, 1); 2]);
 }
