@@ -89,10 +89,13 @@ impl VolumePart {
                 only_there(request, snapshot)
             }
             // Nowhere for sure: once more, if the link comes back in time (R12) or I/O is suspended; else an error.
-            (local, _) => {
+            (local, net) => {
                 let errno = if let Local::Failed(_, 28) = local { 28 } else { 5 };
+                // A peer that failed it is not asked again (replication 7).
+                let peer_may = !matches!(net, Net::Failed(_));
                 self.again_or(
                     snapshot,
+                    peer_may,
                     errno,
                     "the write failed on every copy that was reachable",
                 )
@@ -100,12 +103,13 @@ impl VolumePart {
         }
     }
 
-    fn again_or(&self, snapshot: &Snapshot, errno: i32, why: &'static str) -> Verdict {
+    fn again_or(&self, snapshot: &Snapshot, peer_may: bool, errno: i32, why: &'static str) -> Verdict {
         let until = snapshot
             .link_lost_at
             .map(|lost| lost.after_ms(self.configuration.reconnect_grace));
         let may_wait = snapshot.connection.is_none() && until.is_some_and(|until| until > self.now);
-        let other_way = snapshot.connection.is_some() && snapshot.vector.peer_disk == DiskState::UpToDate;
+        let other_way =
+            peer_may && snapshot.connection.is_some() && snapshot.vector.peer_disk == DiskState::UpToDate;
         if may_wait || other_way || snapshot.vector.suspended.any() {
             Verdict::Again
         } else {
@@ -127,9 +131,14 @@ impl VolumePart {
                 only_there(request, snapshot)
             }
             (Local::None, Net::None) if !current => {
-                self.again_or(snapshot, 5, "no up-to-date copy is reachable")
+                self.again_or(snapshot, true, 5, "no up-to-date copy is reachable")
             }
-            _ => self.again_or(snapshot, 5, "the flush failed on every copy that was reachable"),
+            _ => self.again_or(
+                snapshot,
+                true,
+                5,
+                "the flush failed on every copy that was reachable",
+            ),
         }
     }
 

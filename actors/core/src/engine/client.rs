@@ -96,15 +96,21 @@ impl VolumePart {
         if self.recovery.is_collecting() {
             return;
         }
-        if self.link_is_stale() && matches!(request.origin, Origin::Client { .. } | Origin::Fetch { .. }) {
+        if self.link_is_lost() && matches!(request.origin, Origin::Client { .. } | Origin::Fetch { .. }) {
             return;
         }
         let (origin, range) = (request.origin, request.range());
-        let ordered = request.work.writes() || matches!(origin, Origin::Served { .. });
-        if let (true, Some(range)) = (ordered, range)
-            && (!self.locks.may_run(id, range) || self.adopted_overlap(range))
-        {
-            return;
+        let served = matches!(origin, Origin::Served { .. });
+        let ordered = request.work.writes() || served;
+        if let (true, Some(range)) = (ordered, range) {
+            let free = if served {
+                self.may_be_read(id, range)
+            } else {
+                self.locks.may_run(id, range)
+            };
+            if !free || self.adopted_overlap(range) {
+                return;
+            }
         }
         match origin {
             Origin::Client { .. } => self.start_client(id, out),
@@ -114,6 +120,16 @@ impl VolumePart {
             Origin::Fetch { .. } => self.start_fetch(id),
             Origin::Verify { .. } => self.start_verify(id),
         }
+    }
+
+    /// Q11: the peer's read waits for the own client's writes only while they are on the own disk. Their acknowledgement may wait
+    /// behind this very read: a target locks the block until the data of its fetch have come.
+    fn may_be_read(&self, id: u64, range: SectorRange) -> bool {
+        self.locks.before(id, range).all(|other| {
+            self.requests
+                .get(&other)
+                .is_none_or(|write| write.is_client() && write.local != Local::Pending)
+        })
     }
 
     /// A write that the kernel still holds for a predecessor must not land on a newer one (R14).
@@ -185,11 +201,15 @@ impl VolumePart {
         let Some(range) = self.requests.get(&id).and_then(Request::range) else {
             return;
         };
-        let way = match path::write(&snapshot, &self.configuration, self.now) {
+        let failed = self.requests.get(&id).and_then(|request| match request.local {
+            Local::Failed(_, errno) => Some(errno),
+            _ => None,
+        });
+        let way = match path::write(&snapshot, &self.configuration, failed.is_some(), self.now) {
             Ok(way) => way,
             Err(ReadPath::Wait(_)) => return,
             Err(_) if snapshot.vector.suspended.any() => return,
-            Err(ReadPath::Nowhere(why)) => return self.fail(id, 5, why, out),
+            Err(ReadPath::Nowhere(why)) => return self.fail(id, no_space_or_eio(failed), why, out),
             Err(_) => return self.fail(id, 5, "no way", out),
         };
         if way.local && !self.covered(id, range) {
@@ -247,6 +267,9 @@ impl VolumePart {
         };
         request.epoch = epoch;
         request.net = Net::Pending(connection);
+        // Lost again, it is marked again: the resync of this connection may have cleared the first mark.
+        request.marked_lacking = false;
+        request.lacking = None;
         let (message, payload) = match &request.work {
             Work::Write { range, buffer, fua } => {
                 let message = Message::Write {
@@ -357,7 +380,10 @@ impl VolumePart {
         self.settling.remove(&id);
         if let Some(request) = self.requests.get_mut(&id) {
             request.stage = Stage::Waiting;
-            request.local = Local::None;
+            // A write that failed here is not tried here again (replication 8), and T1 needs its number.
+            if !(request.work.writes() && matches!(request.local, Local::Failed(..))) {
+                request.local = Local::None;
+            }
             request.net = Net::None;
             request.data = None;
             self.waiting.insert(id);
@@ -370,4 +396,9 @@ impl VolumePart {
             .as_ref()
             .is_some_and(|snapshot| snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some())
     }
+}
+
+/// The errno for the client of a write that found no way; `failed`: errno of the own disk.
+fn no_space_or_eio(failed: Option<i32>) -> i32 {
+    if failed == Some(28) { 28 } else { 5 }
 }

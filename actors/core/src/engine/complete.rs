@@ -77,7 +77,7 @@ impl VolumePart {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        if let Origin::Verify { .. } = request.origin {
+        if let Work::Verify { .. } = request.work {
             return self.verify_step(id);
         }
         if let (Origin::Fetch { .. }, Work::Fetch { .. }) = (request.origin, &request.work) {

@@ -22,10 +22,10 @@ pub(super) struct Extents {
 
 /// What goes back for one revoke.
 #[derive(Default)]
-pub(super) struct Returning {
-    pub open: BTreeSet<u32>,
-    pub grants: Vec<Grant>,
-    pub not_held: Vec<u32>,
+struct Returning {
+    open: BTreeSet<u32>,
+    grants: Vec<Grant>,
+    not_held: Vec<u32>,
 }
 
 impl Extents {
@@ -118,8 +118,8 @@ impl Extents {
         !self.returning.is_empty()
     }
 
-    /// Revokes that are complete now.
-    pub fn returned(&mut self) -> Vec<(u64, Returning)> {
+    /// What can be given back now; what is not held goes back at once (R8), the rest of a revoke when its writes are retired.
+    pub fn returned(&mut self) -> Vec<(u64, Vec<Grant>, Vec<u32>)> {
         let drained: Vec<u32> = self
             .held
             .iter()
@@ -134,20 +134,18 @@ impl Extents {
                 returning.grants.push(held.grant);
             }
         }
-        let complete: Vec<u64> = self
-            .returning
-            .iter()
-            .filter(|(_, returning)| returning.open.is_empty())
-            .map(|(&number, _)| number)
-            .collect();
-        complete
-            .into_iter()
-            .filter_map(|number| {
-                self.returning
-                    .remove(&number)
-                    .map(|returning| (number, returning))
-            })
-            .collect()
+        let mut back = Vec::new();
+        for (&number, returning) in &mut self.returning {
+            let (grants, not_held) = (
+                std::mem::take(&mut returning.grants),
+                std::mem::take(&mut returning.not_held),
+            );
+            if !grants.is_empty() || !not_held.is_empty() {
+                back.push((number, grants, not_held));
+            }
+        }
+        self.returning.retain(|_, returning| !returning.open.is_empty());
+        back
     }
 
     /// Extents used since the last call.

@@ -111,6 +111,7 @@ impl VolumePart {
             return;
         };
         if path::own_bad(&self.bad, range) {
+            // Also where a fetch became one: written is not enough for a block of the list.
             request.work = Work::Verify { range, expected };
             request.step = 0;
             self.submit(id, DataKind::Flush);
@@ -127,7 +128,7 @@ impl VolumePart {
         };
         let end = match (request.local, request.net) {
             // On a later connection the source may have newer data than what was fetched before.
-            (Local::Done, Net::Done(of)) if self.connection() == Some(of) && !self.link_is_stale() => {
+            (Local::Done, Net::Done(of)) if self.connection() == Some(of) && !self.link_is_lost() => {
                 self.fetched(range)
             }
             (Local::Failed(..), _) => JobEnd::WriteFailed,
@@ -210,7 +211,7 @@ impl VolumePart {
         };
         if let (Local::Done, Some(blocks)) = (request.local, range.covered_blocks(self.sectors())) {
             // A link that was lost meanwhile has marked the write as lacking at the peer: that bit stays.
-            let both = both.is_some() && both == self.connection() && !self.link_is_stale();
+            let both = both.is_some() && both == self.connection() && !self.link_is_lost();
             self.batch
                 .cleared
                 .push((blocks, ClearReason::Overwritten { both }));

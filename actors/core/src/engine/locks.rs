@@ -21,8 +21,16 @@ impl Locks {
         self.held.remove(&place).is_some()
     }
 
+    /// Places before this one that overlap.
+    pub fn before(&self, place: u64, range: SectorRange) -> impl Iterator<Item = u64> {
+        let earlier = self.held.range(..place);
+        earlier
+            .filter(move |(_, other)| other.overlaps(range))
+            .map(|(&other, _)| other)
+    }
+
     /// Nothing before this place overlaps.
     pub fn may_run(&self, place: u64, range: SectorRange) -> bool {
-        self.held.range(..place).all(|(_, other)| !other.overlaps(range))
+        self.before(place, range).next().is_none()
     }
 }

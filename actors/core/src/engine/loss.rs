@@ -17,6 +17,8 @@ pub(super) struct Losing {
     connection: Option<ConnectionNumber>,
     marks: Vec<MarkNumber>,
     retired: Option<ConnectionNumber>,
+    /// The newest connection that is known to be lost; a snapshot may still name it.
+    lost: Option<ConnectionNumber>,
 }
 
 impl VolumePart {
@@ -27,24 +29,32 @@ impl VolumePart {
         if self.losing.connection == Some(connection) {
             return;
         }
-        self.drop_parked(connection);
-        self.marks.forget_known();
-        self.cut_off(Some(connection));
-        let marks = self.owe_unretired(false);
+        self.connection_ended(connection);
         self.losing.connection = Some(connection);
-        self.losing.marks = marks;
         if !self.recovery.is_settled() {
             // What the predecessor had sent is not known: everything that its log covers is owed (R16).
             self.recovery.loss_before_settled();
         }
     }
 
-    /// The state does not know yet that the connection it names is lost: what starts now would wait for it for ever, or be answered
-    /// by the rules of a connected pair.
-    pub(super) fn link_is_stale(&self) -> bool {
-        let lost = self.losing.connection.max(self.losing.retired);
+    /// The connection is lost: by the peer part's word, or by a snapshot that overtook it (R1).
+    pub(super) fn connection_ended(&mut self, connection: ConnectionNumber) {
+        if self.losing.lost >= Some(connection) {
+            return;
+        }
+        self.losing.lost = Some(connection);
+        self.drop_parked(connection);
+        self.marks.forget_known();
+        self.cut_off(Some(connection));
+        let marks = self.owe_unretired(false);
+        self.losing.marks.extend(marks);
+    }
+
+    /// The connection that the snapshot names is lost already, and the state does not know it yet: what is sent on it is dropped, no
+    /// second loss would tell, and what starts now would be answered by the rules of a connected pair.
+    pub(super) fn link_is_lost(&self) -> bool {
         self.connection()
-            .is_some_and(|connection| lost.is_some_and(|lost| connection <= lost))
+            .is_some_and(|named| self.losing.lost >= Some(named))
     }
 
     /// Requests that waited for the peer go on without it.
@@ -157,6 +167,7 @@ impl VolumePart {
         if marked && !served && self.recovery.loss_is_marked() {
             self.drop_received(connection);
             self.losing.connection = None;
+            self.losing.marks.clear();
             self.losing.retired = Some(connection);
             self.report_retired(connection, out);
         }

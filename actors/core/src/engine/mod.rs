@@ -16,6 +16,8 @@ mod path;
 mod received;
 mod recover;
 mod request;
+#[cfg(test)]
+mod tests;
 
 pub use part::VolumePart;
 

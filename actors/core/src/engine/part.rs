@@ -19,7 +19,6 @@ use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
 use crate::volume::machine::StateIn;
-use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::units::{BlockRange, SectorRange};
@@ -99,8 +98,8 @@ pub struct VolumePart {
     pub(super) recovery: Recovery,
     pub(super) batch: Batch,
     pub(super) now: Instant,
-    /// A lock was given back in this step.
-    freed: bool,
+    /// Something ended in this step for which another request may have waited.
+    pub(super) freed: bool,
     next: u64,
     touched_at: Instant,
 }
@@ -164,12 +163,13 @@ impl VolumePart {
     pub(super) fn remove(&mut self, id: u64) -> Option<Request> {
         self.waiting.remove(&id);
         self.settling.remove(&id);
-        self.requests.remove(&id)
+        let removed = self.requests.remove(&id);
+        self.freed |= removed.is_some();
+        removed
     }
 
     pub(super) fn unlock(&mut self, id: u64) {
-        self.freed = true;
-        self.locks.leave(id);
+        self.freed |= self.locks.leave(id);
     }
 
     /// Sends an operation to the disk part.
@@ -236,7 +236,8 @@ impl VolumePart {
         }
     }
 
-    /// What a step ends with: batches go out, then what has become possible starts.
+    /// What a step ends with: everything that has become possible starts, in this step (there may be no next one), then the
+    /// batches go out.
     fn finish(&mut self, out: &mut Outbox<VolumeEffect>) {
         loop {
             self.freed = false;
@@ -346,15 +347,13 @@ impl VolumePart {
             return;
         }
         let mirrored = old.as_ref().is_some_and(|old| old.mirror);
-        let peer_had_disk = old
-            .as_ref()
-            .is_none_or(|old| old.vector.peer_disk >= DiskState::Inconsistent);
-        if !peer_had_disk && snapshot.vector.peer_disk >= DiskState::Inconsistent {
-            self.link.sender_diskless = false;
-        }
         let same_link = old.as_ref().and_then(|old| old.connection) == snapshot.connection;
         if mirrored && same_link && !snapshot.mirror && snapshot.connection.is_some() {
             self.mirroring_stopped();
+        }
+        if let Some(ended) = old.as_ref().and_then(|old| old.connection).filter(|_| !same_link) {
+            // Before the epochs begin anew: what no barrier retired is owed, not stable (R1, R11).
+            self.connection_ended(ended);
         }
         if !same_link && snapshot.connection.is_some() {
             self.marks.forget_known();

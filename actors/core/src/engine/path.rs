@@ -82,14 +82,15 @@ pub(super) fn read(
     }
 }
 
-/// The way of a client's write; an error waits or fails.
+/// The way of a client's write; an error waits or fails. `no_local`: it failed on the own disk already.
 pub(super) fn write(
     snapshot: &Snapshot,
     configuration: &VolumeConfiguration,
+    no_local: bool,
     now: Instant,
 ) -> Result<WritePath, ReadPath> {
     let peer = snapshot.connection.filter(|_| snapshot.mirror);
-    let local = disk_usable(snapshot);
+    let local = disk_usable(snapshot) && !no_local;
     let up_to_date = snapshot.vector.disk == DiskState::UpToDate && local;
     // T5: success on a disk that is not UpToDate is no success without the peer.
     if up_to_date || (peer.is_some() && (local || snapshot.vector.peer_disk == DiskState::UpToDate)) {

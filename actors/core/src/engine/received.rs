@@ -22,8 +22,17 @@ pub(super) struct Incoming {
     parked: Parked,
     /// The sender told that its own disk failed: writes behind that are only here.
     pub sender_diskless: bool,
-    /// Received writes by epoch that have not ended.
-    pub epochs: BTreeMap<u64, u32>,
+    /// Epochs of the sender that no barrier has ended.
+    epochs: BTreeMap<(ConnectionNumber, u64), Received>,
+}
+
+/// Writes of one epoch.
+#[derive(Default)]
+struct Received {
+    /// All that came in.
+    count: u32,
+    /// Those that have not ended.
+    open: u32,
 }
 
 impl VolumePart {
@@ -66,7 +75,7 @@ impl VolumePart {
     pub(super) fn drop_parked(&mut self, connection: ConnectionNumber) {
         self.link.parked.retain(|(of, _)| *of > connection);
         self.link.sender_diskless = false;
-        self.link.epochs.clear();
+        self.link.epochs.retain(|(of, _), _| *of > connection);
     }
 
     /// The sender's disk is back: its writes are on both disks. Not before the resync runs: until then it holds its writes, and
@@ -128,7 +137,12 @@ impl VolumePart {
                     out,
                 );
             }
-            Message::Barrier { epoch, .. } => {
+            Message::Barrier { epoch, writes } => {
+                let received = self.link.epochs.get(&(connection, epoch));
+                if received.map_or(0, |received| received.count) != writes {
+                    // A write was lost on the way (with a predecessor's mailbox): acknowledged, the sender would forget it.
+                    return self.protocol_error("a barrier counts other writes than have arrived", out);
+                }
                 self.insert(
                     Request::new(Origin::Barrier { connection, epoch }, Work::Flush),
                     out,
@@ -198,7 +212,9 @@ impl VolumePart {
             .as_ref()
             .map_or(DiskState::DUnknown, |snapshot| snapshot.vector.peer_disk);
         let sole = self.link.sender_diskless || peer_disk < DiskState::Inconsistent;
-        *self.link.epochs.entry(epoch).or_default() += 1;
+        let received = self.link.epochs.entry((connection, epoch)).or_default();
+        received.count += 1;
+        received.open += 1;
         self.insert(
             Request::new(
                 Origin::Received {
@@ -274,7 +290,7 @@ impl VolumePart {
             if let (true, Some(blocks)) = (in_sync, range.covered_blocks(self.sectors())) {
                 self.batch.cleared.push((blocks, ClearReason::WrittenOnBoth));
             }
-            return self.received_ended(id, epoch);
+            return self.received_ended(id, (connection, epoch));
         }
         match request.mark {
             None => {
@@ -293,30 +309,33 @@ impl VolumePart {
                 if self.connection() == Some(connection) {
                     self.frame(Message::WriteNack { request: wire, errno }, None);
                 }
-                self.received_ended(id, epoch);
+                self.received_ended(id, (connection, epoch));
             }
         }
     }
 
-    fn received_ended(&mut self, id: u64, epoch: u64) {
+    fn received_ended(&mut self, id: u64, epoch: (ConnectionNumber, u64)) {
         self.remove(id);
         self.unlock(id);
-        if let Some(open) = self.link.epochs.get_mut(&epoch) {
-            *open = open.saturating_sub(1);
-            if *open == 0 {
-                self.link.epochs.remove(&epoch);
-            }
+        if let Some(received) = self.link.epochs.get_mut(&epoch) {
+            received.open = received.open.saturating_sub(1);
         }
     }
 
     /// A barrier: when everything before it has ended, one flush makes it stable.
     pub(super) fn start_barrier(&mut self, id: u64) {
-        let Some(Origin::Barrier { epoch, .. }) = self.requests.get(&id).map(|request| request.origin) else {
+        let Some(Origin::Barrier { connection, epoch }) =
+            self.requests.get(&id).map(|request| request.origin)
+        else {
             return;
         };
-        if self.link.epochs.range(..=epoch).next().is_some() {
+        let mut before = self.link.epochs.range((connection, 0)..=(connection, epoch));
+        if before.any(|(_, received)| received.open > 0) {
             return;
         }
+        self.link
+            .epochs
+            .retain(|&(of, number), _| (of, number) > (connection, epoch) || of < connection);
         self.running(id);
         if self
             .snapshot

@@ -232,6 +232,7 @@ impl VolumePart {
                 return;
             }
             self.recovery.collecting = false;
+            self.freed = true;
             let mut replays = std::mem::take(&mut self.recovery.replays);
             // In the order in which they first arrived (R15).
             replays.sort_by_key(|(_, request)| request.arrival);
@@ -249,7 +250,7 @@ impl VolumePart {
     fn begin_settling(&mut self, out: &mut Outbox<VolumeEffect>) {
         let connected = self.connection().is_some() && self.recovery.peer == Some(self.connection());
         let mirrored = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.mirror);
-        if connected && mirrored && self.recovery.owed == Owed::Nothing {
+        if connected && mirrored && !self.link_is_lost() && self.recovery.owed == Owed::Nothing {
             // Everything that the predecessor sent lies before this barrier in the same order.
             let (epoch, writes) = self.epochs.close_always();
             self.recovery.barrier = Some(epoch);
@@ -280,6 +281,7 @@ impl VolumePart {
     fn settled(&mut self) {
         self.recovery.owed = Owed::Nothing;
         self.recovery.settled = true;
+        self.freed = true;
     }
 
     /// The extents that were hot: all their blocks are owed to the peer.
@@ -308,11 +310,12 @@ impl VolumePart {
         if !self.recovery.is_settled() {
             return;
         }
-        for (number, returning) in self.extents.returned() {
+        for (number, grants, not_held) in self.extents.returned() {
+            self.freed = true;
             out.send(To::ActivityLog(ActivityIn::Released {
                 number,
-                grants: returning.grants,
-                not_held: returning.not_held,
+                grants,
+                not_held,
             }));
         }
     }

@@ -1,0 +1,8 @@
+//! The part driven by hand: a scripted disk, peer, bitmap and activity log.
+
+mod harness;
+mod paths;
+mod peer_side;
+mod random;
+mod recovery;
+mod rules;

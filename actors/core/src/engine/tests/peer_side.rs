@@ -1,0 +1,370 @@
+//! Mirrored writes, barriers, served reads, resync.
+
+use super::harness::*;
+use crate::bitmap::{BitmapIn, ClearReason, MarkReason};
+use crate::disk::DataKind;
+use crate::engine::VolumeIn;
+use crate::peer::PeerIn;
+use crate::resync::JobEnd;
+use crate::volume::state::{ConnectionState, DiskState, Role};
+use mendblock_net::wire::message::Message;
+
+fn secondary() -> Harness {
+    let mut h = Harness::new(connected());
+    h.publish(|s| {
+        s.vector.role = Role::Secondary;
+        s.vector.peer_role = Role::Primary;
+    });
+    h
+}
+
+fn target() -> Harness {
+    let mut h = secondary();
+    h.publish(|s| {
+        s.vector.disk = DiskState::Inconsistent;
+        s.vector.connection = ConnectionState::SyncTarget;
+    });
+    h
+}
+
+fn mirror(h: &mut Harness, request: u64, epoch: u64, first: u64) {
+    let range = sectors(first, 8);
+    let message = Message::Write {
+        request,
+        epoch,
+        range,
+        fua: false,
+        may_set_in_sync: false,
+    };
+    h.hear_with(message, Some(bytes(range, request as u8)));
+}
+
+fn acked(h: &Harness) -> Vec<u64> {
+    let acks = h.frames.iter().filter_map(|frame| match &frame.message {
+        Message::WriteAcks { requests } => Some(requests.clone()),
+        _ => None,
+    });
+    acks.flatten().collect()
+}
+
+#[test]
+fn received_writes_that_overlap_are_executed_in_order() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 1, 0);
+    mirror(&mut h, 2, 1, 0);
+    assert_eq!(h.operations.len(), 1);
+    h.complete_all();
+    assert_eq!(acked(&h), vec![1, 2]);
+    assert!(h.asked.is_empty() && h.marked.is_empty());
+}
+
+#[test]
+fn barrier_is_acked_after_a_flush_behind_all_its_writes() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 4, 0);
+    mirror(&mut h, 2, 4, 80);
+    h.hear(Message::Barrier { epoch: 4, writes: 2 });
+    mirror(&mut h, 3, 5, 160);
+    h.complete(h.oldest());
+    assert!(!h.operations.values().any(|kind| matches!(kind, DataKind::Flush)));
+    h.complete(h.oldest());
+    assert_eq!(
+        h.operations.len(),
+        2,
+        "the flush, and the write of the next epoch"
+    );
+    assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { .. })), 0);
+    h.complete_all();
+    assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { epoch: 4 })), 1);
+}
+
+#[test]
+fn failed_flush_is_no_barrier_ack() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 4, 0);
+    h.complete_all();
+    h.hear(Message::Barrier { epoch: 4, writes: 1 });
+    let error = h.fail(h.oldest());
+    assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { .. })), 0);
+    assert_eq!(
+        h.marked_for(MarkReason::FlushError { error }),
+        vec![blocks(0, 1024)]
+    );
+}
+
+#[test]
+fn wrong_count_in_a_barrier_drops_the_connection() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 4, 0);
+    h.hear(Message::Barrier { epoch: 4, writes: 2 });
+    assert!(h.peer.iter().any(|m| matches!(m, PeerIn::Drop { .. })));
+}
+
+#[test]
+fn nack_is_sent_after_the_record() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 1, 0);
+    let error = h.fail(h.oldest());
+    assert_eq!(h.marked_for(MarkReason::WriteError { error }), vec![blocks(0, 1)]);
+    assert_eq!(h.marked_for(MarkReason::MissedWrite), vec![blocks(0, 1)]);
+    assert_eq!(h.sent(|m| matches!(m, Message::WriteNack { .. })), 0);
+    h.acknowledge_marks();
+    assert_eq!(h.sent(|m| matches!(m, Message::WriteNack { request: 1, .. })), 1);
+    h.publish(|s| s.vector.disk = DiskState::Failed);
+    mirror(&mut h, 2, 1, 80);
+    assert_eq!(h.sent(|m| matches!(m, Message::WriteNack { request: 2, .. })), 0);
+    h.acknowledge_marks();
+    assert_eq!(h.sent(|m| matches!(m, Message::WriteNack { request: 2, .. })), 1);
+}
+
+#[test]
+fn write_of_a_sender_without_disk_is_logged_and_marked_here() {
+    let mut h = secondary();
+    h.hear(Message::Tell {
+        number: 1,
+        attach_id: 1,
+        failed: true,
+        records: vec![],
+    });
+    mirror(&mut h, 1, 1, 0);
+    assert_eq!(h.marked_for(MarkReason::OnlyCopy), vec![blocks(0, 1)]);
+    h.complete_all();
+    assert_eq!(acked(&h), vec![1]);
+    h.send(VolumeIn::Revoke {
+        number: 2,
+        extents: vec![0],
+    });
+    assert!(h.released.is_empty());
+    h.acknowledge_marks();
+    assert_eq!(h.released, vec![(2, vec![0], vec![])]);
+}
+
+#[test]
+fn served_read_waits_for_writes_in_flight_and_refuses_bad_blocks() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 1, 0);
+    h.hear(Message::Read {
+        request: 7,
+        range: sectors(0, 8),
+    });
+    assert_eq!(h.operations.len(), 1);
+    h.complete(h.oldest());
+    assert_eq!(h.operations.len(), 1);
+    h.complete(h.oldest());
+    assert_eq!(h.sent(|m| matches!(m, Message::ReadData { request: 7 })), 1);
+    h.bad(vec![blocks(0, 1)], vec![]);
+    h.hear(Message::Read {
+        request: 8,
+        range: sectors(0, 8),
+    });
+    assert_eq!(h.sent(|m| matches!(m, Message::ReadFailed { request: 8, .. })), 1);
+    h.hear(Message::Read {
+        request: 9,
+        range: sectors(80, 8),
+    });
+    let error = h.fail(h.oldest());
+    assert_eq!(h.marked_for(MarkReason::ReadError { error }), vec![blocks(10, 1)]);
+    assert_eq!(h.sent(|m| matches!(m, Message::ReadFailed { request: 9, .. })), 1);
+}
+
+#[test]
+fn frames_wait_until_the_target_has_begun() {
+    let mut h = secondary();
+    h.publish(|s| {
+        s.vector.connection = ConnectionState::WFBitMapT;
+        s.vector.disk = DiskState::Outdated;
+    });
+    mirror(&mut h, 1, 1, 0);
+    assert!(h.operations.is_empty());
+    h.publish(|s| {
+        s.vector.connection = ConnectionState::SyncTarget;
+        s.vector.disk = DiskState::Inconsistent;
+    });
+    assert_eq!(h.operations.len(), 1);
+}
+
+#[test]
+fn frames_of_a_connection_that_no_snapshot_names_wait_and_die_with_it() {
+    let mut h = Harness::new(alone());
+    mirror(&mut h, 1, 1, 0);
+    assert!(h.operations.is_empty());
+    h.send(VolumeIn::Lost { connection: LINK });
+    h.publish(|s| {
+        *s = connected();
+        s.connection = Some(LINK.next());
+    });
+    assert!(h.operations.is_empty());
+}
+
+#[test]
+fn fetch_locks_the_range_against_a_mirrored_write() {
+    let mut h = target();
+    h.send(VolumeIn::FetchBlocks {
+        job: 5,
+        range: sectors(0, 16),
+    });
+    let request = h.last_request();
+    mirror(&mut h, 1, 1, 8);
+    assert!(h.operations.is_empty(), "the write waits behind the fetch");
+    let range = sectors(0, 16);
+    h.hear_with(Message::ResyncData { request, range }, Some(bytes(range, 6)));
+    h.complete(h.oldest());
+    assert_eq!(h.jobs, vec![(5, JobEnd::Written)]);
+    assert_eq!(h.sent(|m| matches!(m, Message::ResyncWritten { .. })), 1);
+    assert!(h.bitmap.iter().any(|m| matches!(
+        m,
+        BitmapIn::Clear {
+            reason: ClearReason::ResyncWritten,
+            ..
+        }
+    )));
+    assert_eq!(h.operations.len(), 1, "now the mirrored write");
+}
+
+#[test]
+fn fetched_bad_block_counts_after_flush_and_read_back() {
+    for good in [true, false] {
+        let mut h = target();
+        h.bad(vec![blocks(0, 1)], vec![]);
+        let range = sectors(0, 8);
+        h.send(VolumeIn::FetchBlocks { job: 1, range });
+        h.hear_with(
+            Message::ResyncData {
+                request: h.last_request(),
+                range,
+            },
+            Some(bytes(range, 6)),
+        );
+        h.complete(h.oldest());
+        assert!(matches!(h.operations[&h.oldest()], DataKind::Flush));
+        h.complete(h.oldest());
+        assert!(h.jobs.is_empty() && h.bitmap.is_empty());
+        h.complete_with(h.oldest(), bytes(range, if good { 6 } else { 0 }));
+        assert_eq!(
+            h.jobs,
+            vec![(
+                1,
+                if good {
+                    JobEnd::Written
+                } else {
+                    JobEnd::WriteFailed
+                }
+            )]
+        );
+        assert_eq!(h.bitmap.len(), usize::from(good));
+    }
+}
+
+#[test]
+fn overwritten_bad_block_is_read_back_before_its_record_ends() {
+    let mut h = Harness::new(alone());
+    h.bad(vec![blocks(0, 1)], vec![]);
+    let range = sectors(0, 8);
+    h.write(3, range);
+    h.complete(h.oldest());
+    assert_eq!(h.answered(3), None);
+    h.confirm(3);
+    h.complete(h.oldest());
+    h.write(4, range);
+    assert_eq!(h.operations.len(), 1, "the lock is held for the read-back");
+    h.complete_with(h.oldest(), bytes(range, 3));
+    assert!(h.bitmap.iter().any(|m| matches!(
+        m,
+        BitmapIn::Clear {
+            reason: ClearReason::Overwritten { both: false },
+            ..
+        }
+    )));
+    assert_eq!(h.operations.len(), 1);
+}
+
+#[test]
+fn source_refuses_a_bad_block_and_the_target_loses_it() {
+    let mut h = Harness::new(connected());
+    h.publish(|s| s.vector.connection = ConnectionState::SyncSource);
+    h.bad(vec![blocks(0, 1)], vec![]);
+    h.hear(Message::ResyncRead {
+        request: 4,
+        range: sectors(0, 8),
+    });
+    assert_eq!(
+        h.sent(|m| matches!(m, Message::ResyncFailed { request: 4, .. })),
+        1
+    );
+    let mut h = target();
+    h.send(VolumeIn::FetchBlocks {
+        job: 1,
+        range: sectors(0, 8),
+    });
+    h.hear(Message::ResyncFailed {
+        request: h.last_request(),
+        range: sectors(0, 8),
+    });
+    assert!(h.bitmap.iter().any(|m| matches!(m, BitmapIn::Lost { .. })));
+    assert_eq!(h.jobs, vec![(1, JobEnd::SourceCannot)]);
+}
+
+#[test]
+fn source_reads_behind_its_own_write_in_flight() {
+    let mut h = Harness::new(connected());
+    h.publish(|s| s.vector.connection = ConnectionState::SyncSource);
+    h.write(1, sectors(0, 8));
+    h.hear(Message::ResyncRead {
+        request: 4,
+        range: sectors(0, 8),
+    });
+    assert_eq!(h.operations.len(), 1);
+    h.complete(h.oldest());
+    assert_eq!(h.operations.len(), 1);
+    h.complete(h.oldest());
+    assert_eq!(h.sent(|m| matches!(m, Message::ResyncData { request: 4, .. })), 1);
+}
+
+#[test]
+fn lost_link_cancels_a_fetch() {
+    let mut h = target();
+    h.send(VolumeIn::FetchBlocks {
+        job: 1,
+        range: sectors(0, 8),
+    });
+    h.lose_link();
+    assert_eq!(h.jobs, vec![(1, JobEnd::Cancelled)]);
+}
+
+#[test]
+fn q11_fetch_and_mirrored_write_do_not_wait_for_each_other() {
+    let mut h = Harness::new(connected());
+    h.publish(|s| s.vector.connection = ConnectionState::SyncSource);
+    h.write(1, sectors(0, 8));
+    h.complete(h.oldest());
+    h.hear(Message::ResyncRead {
+        request: 4,
+        range: sectors(0, 8),
+    });
+    h.complete(h.oldest());
+    assert!(
+        h.unanswered(1),
+        "the target has not acknowledged it: its fetch holds the block"
+    );
+    assert_eq!(h.sent(|m| matches!(m, Message::ResyncData { request: 4, .. })), 1);
+}
+
+#[test]
+fn epochs_of_an_earlier_connection_do_not_count_for_a_barrier() {
+    let mut h = secondary();
+    mirror(&mut h, 1, 4, 0);
+    h.lose_link();
+    h.publish(|s| {
+        *s = connected();
+        s.connection = Some(LINK.next());
+        s.vector.role = Role::Secondary;
+        s.vector.peer_role = Role::Primary;
+    });
+    mirror(&mut h, 2, 4, 80);
+    h.hear(Message::Barrier { epoch: 4, writes: 1 });
+    h.complete(h.oldest());
+    assert!(!h.operations.values().any(|kind| matches!(kind, DataKind::Flush)));
+    h.complete_all();
+    assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { epoch: 4 })), 1);
+    assert!(h.peer.iter().all(|m| !matches!(m, PeerIn::Drop { .. })));
+}
