@@ -13,6 +13,8 @@ mod restart;
 mod store;
 mod sync;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod waits;
 
 pub use part::StatePart;
