@@ -297,6 +297,10 @@ impl StatePart {
             self.last_peer_state = None;
             return;
         };
+        // T2: while `local-io-error` runs the peer hears nothing of the failed disk.
+        if self.detach.as_ref().is_some_and(DetachRun::holds_tell) {
+            return;
+        }
         let connection = link.connection;
         let state = self.peer_state();
         let unnumbered = |state: mendblock_net::wire::message::PeerState| {
