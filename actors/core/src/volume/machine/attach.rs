@@ -544,7 +544,7 @@ impl StatePart {
     }
 
     /// A record "outdated since G" is void when G is the disk's own current, bitmap or history id.
-    fn outdated_stands(&self, generation: u64) -> bool {
+    pub(super) fn outdated_stands(&self, generation: u64) -> bool {
         let ids = self.current.identifiers;
         let generation = Generation(generation);
         ![ids.current, ids.bitmap, ids.history[0], ids.history[1]]

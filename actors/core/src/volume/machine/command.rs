@@ -134,7 +134,13 @@ impl StatePart {
         if matches!(command, Command::Detach { .. })
             && let Some(detach) = self.detach.as_mut().filter(|detach| !detach.is_diskless())
         {
-            detach.join(id);
+            if command == (Command::Detach { force: true }) {
+                self.force_detach(cx);
+                let answer = done("the disk is being given up".to_owned());
+                out.effect(StateEffect::Answer { id, answer });
+            } else {
+                detach.join(id);
+            }
             return;
         }
         let forced = matches!(

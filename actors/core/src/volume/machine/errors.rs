@@ -86,9 +86,15 @@ impl StatePart {
             .map(|range| self.suspect(range, kind))
             .collect();
         if let Some(detach) = self.detach.as_mut() {
-            detach.note(cause);
-            self.tell(attach_id.0, true, records, out);
-            self.current.own_loss_settled = false;
+            // After D11 nothing refers to this disk any more; a late read error is in the bad-block list (Q4).
+            if !detach.is_diskless() {
+                detach.note(cause);
+                // The peer knows already that the disk failed: only new ranges are news.
+                if !records.is_empty() {
+                    self.tell(attach_id.0, true, records, out);
+                    self.current.own_loss_settled = false;
+                }
+            }
             return;
         }
         match self.decide(kind, cause, errno, out) {
