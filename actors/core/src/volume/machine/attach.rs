@@ -13,7 +13,7 @@ use crate::part::{Context, Instant, Outbox, PartName, To};
 use crate::snapshot::DiskFacts;
 use crate::volume::generations::exposed;
 use crate::volume::generations::identifiers::Generation;
-use crate::volume::state::{AttachFailure, ConnectionState, DiskState, DisklessReason, Role};
+use crate::volume::state::{AttachFailure, ConnectionState, DetachCause, DiskState, DisklessReason, Role};
 use crate::volume::transition::{Confirmed, Decided, Kind};
 use mendblock_storage::format::META_BLOCK_BYTES;
 use mendblock_storage::format::anchor::StoredAnchor;
@@ -567,21 +567,7 @@ impl StatePart {
             return;
         }
         if !ok {
-            // The error itself comes as a meta-data error and gives the disk up (cause attach).
-            let answer = super::command::failure(
-                self.attach_text(AttachFailure::MetaDataIo, "the superblock could not be written"),
-            );
-            for command in self
-                .attach
-                .take()
-                .map(|attach| attach.commands)
-                .unwrap_or_default()
-            {
-                out.effect(StateEffect::Answer {
-                    id: command,
-                    answer: answer.clone(),
-                });
-            }
+            self.begin_detach(DetachCause::Attach, false, cx, out);
             return;
         }
         out.fact(Fact::Step {
@@ -667,9 +653,12 @@ impl StatePart {
         early
     }
 
-    pub(super) fn attach_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn attach_deadline(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let late = self.attach.as_ref().is_some_and(|attach| attach.until <= cx.now);
-        if late {
+        if late && self.vector().disk.is_usable() {
+            // A13: the state is shown already, requests may be on the disk: it is drained.
+            self.begin_detach(DetachCause::Attach, false, cx, out);
+        } else if late {
             let step = self.attach.as_ref().map_or("attach", Attaching::step_name);
             self.attach_failed(
                 AttachFailure::TimedOut,

@@ -39,9 +39,18 @@ pub(super) struct Running {
     command: Command,
     stage: Stage,
     pub until: Instant,
+    /// The peer said "not now": it is not asked again before.
+    not_before: Option<Instant>,
 }
 
+/// A peer that says "not now" is asked again after this time, ms.
+const ASK_AGAIN: u64 = 200;
+
 impl Running {
+    pub fn wake_at(&self) -> Instant {
+        self.not_before.map_or(self.until, |at| at.min(self.until))
+    }
+
     pub fn name(&self) -> &'static str {
         match self.command {
             Command::Primary { .. } => "promotion",
@@ -165,6 +174,7 @@ impl StatePart {
             command,
             stage: Stage::Transient,
             until,
+            not_before: None,
         });
         self.advance_command(cx, out);
     }
@@ -177,7 +187,7 @@ impl StatePart {
                 done("the disk is being given up".to_owned())
             }
             _ => {
-                self.become_stand_alone(DisconnectReason::Admin, out);
+                self.become_stand_alone(DisconnectReason::AdminForced, out);
                 self.lost_peer_data(cx, out);
                 done("StandAlone".to_owned())
             }
@@ -194,10 +204,14 @@ impl StatePart {
         {
             return;
         }
-        let Some(command) = self.running.as_ref().map(|running| running.command.clone()) else {
+        let Some(running) = self.running.as_mut() else {
             return;
         };
-        match command {
+        if running.not_before.is_some_and(|at| at > cx.now) {
+            return;
+        }
+        running.not_before = None;
+        match running.command.clone() {
             Command::Primary { force } => self.begin_promotion(force, cx, out),
             Command::Secondary => self.begin_demotion(out),
             Command::Attach { new_disk } => self.attach_command(new_disk, cx, out),
@@ -357,7 +371,6 @@ impl StatePart {
             }
             // The role is shown only when its indicator is durable.
             self.current.vector.role = Role::Secondary;
-            self.clear_outdated(out);
         }
         let vector = *self.vector();
         let alone = !vector.connection.is_connected_or_better() || vector.peer_disk < DiskState::Inconsistent;
@@ -392,6 +405,9 @@ impl StatePart {
                 failure("the superblock could not be written, and no other copy is reachable".to_owned()),
                 out,
             );
+        }
+        if ok && self.vector().disk == DiskState::UpToDate {
+            self.clear_outdated(out);
         }
         let changed = self.change(Kind::Soft, Confirmed::Nothing, "promoted", out, |v| {
             v.role = Role::Primary
@@ -711,6 +727,7 @@ impl StatePart {
     ) {
         if self.sync.repair_asked == Some(request) {
             self.sync.repair_asked = None;
+            self.sync.repair_not_before = Some(cx.now.after_ms(ASK_AGAIN));
             if code >= 1 {
                 self.start_agreed_sync(ConnectionState::WFBitMapT, false, cx, out);
             }
@@ -720,8 +737,12 @@ impl StatePart {
             return;
         }
         if code == -18 || code == -19 {
-            // Asked again at the next change, until the command's deadline.
-            return self.stage(Stage::Transient);
+            // Asked again a little later, until the command's deadline.
+            if let Some(running) = self.running.as_mut() {
+                running.stage = Stage::Transient;
+                running.not_before = Some(cx.now.after_ms(ASK_AGAIN));
+            }
+            return;
         }
         if code < 1 {
             let refusal = Refusal::CwFailedByPeer;
@@ -756,19 +777,28 @@ impl StatePart {
         let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync agreed", out, |v| {
             v.connection = connection;
             if target {
-                v.disk = v.disk.min(DiskState::Outdated);
+                v.disk = v.disk.min(DiskState::Inconsistent);
             } else {
                 v.peer_disk = v.peer_disk.min(DiskState::Consistent);
             }
         });
         match changed {
-            Ok(()) => self.begin_sync(full, cx, out),
+            Ok(()) => {
+                if target && full {
+                    self.current.reasons.inconsistent = Some(InconsistentReason::Invalidated);
+                }
+                self.begin_sync(full, cx, out);
+            }
             Err(refusal) => self.drop_link(&format!("the agreed resync is not possible: {refusal}"), out),
         }
     }
 
     /// `pass_on`: asks the source for a resync of the marked blocks.
-    pub(super) fn ask_for_repair(&mut self, out: &mut Outbox<StateEffect>) {
+    pub(super) fn ask_for_repair(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.sync.repair_not_before.is_some_and(|at| at > cx.now) {
+            return;
+        }
+        self.sync.repair_not_before = None;
         if !self.wants_repair() || self.sync.repair_asked.is_some() || self.running.is_some() {
             return;
         }
@@ -933,7 +963,13 @@ impl StatePart {
                 hint: Some("look at `status` for what holds it, then try again".to_owned()),
                 exit_code: 11,
             };
+            let promoting = self.promotion_pending();
             self.answer(answer, out);
+            if promoting {
+                // The indicator that was being written must not stay.
+                self.current.identifiers = self.current.identifiers.with_role(false);
+                self.note_flags();
+            }
         }
     }
 

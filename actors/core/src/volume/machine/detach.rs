@@ -772,7 +772,10 @@ fn superblock_at_the_end(
     }
     // The peer goes on with a new generation: attached alone later, this disk must not pass for current. The same bit where
     // the list of bad blocks is on no file: CONSISTENT stays, else the direction of the next resync would turn round.
-    if outdated || detach.outdated_since.is_some() || (detach.health_lost && last_copy && detach.read_error_seen) {
+    if outdated
+        || detach.outdated_since.is_some()
+        || (detach.health_lost && last_copy && detach.read_error_seen)
+    {
         wanted = wanted.without(Flags::WAS_UP_TO_DATE);
     }
     let complete = detach.drained.is_some_and(|(_, complete)| complete);

@@ -41,6 +41,11 @@ impl Tells {
         !self.outstanding.is_empty()
     }
 
+    /// Ranges that no tell has carried yet.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     pub fn is_recording(&self) -> bool {
         !self.recording.is_empty()
     }
