@@ -52,6 +52,7 @@ pub enum Kind {
     Merge,
     Exchange,
     Quiesce,
+    Fence,
     Drain,
     Helper,
     Consent,
@@ -88,6 +89,7 @@ pub enum Question {
     Merge(ConnectionNumber),
     Exchange(ConnectionNumber),
     Quiesce(Query),
+    Fence(Query),
     Drain(SnapshotNumber),
     Helper(Query),
     Consent(ConnectionNumber, u64),
@@ -113,6 +115,7 @@ impl Question {
             Self::Merge(_) => Kind::Merge,
             Self::Exchange(_) => Kind::Exchange,
             Self::Quiesce(_) => Kind::Quiesce,
+            Self::Fence(_) => Kind::Fence,
             Self::Drain(_) => Kind::Drain,
             Self::Helper(_) => Kind::Helper,
             Self::Consent(..) => Kind::Consent,
@@ -139,9 +142,9 @@ pub enum Event {
     /// A snapshot went out.
     Published(Arc<Snapshot>),
     Wish(LinkWish),
-    Dropped(String),
+    Dropped,
     Answered(u64),
-    ErrorTaken(ErrorNumber),
+    ErrorTaken,
 }
 
 /// The disk of the scripted peer, and how it answers.
@@ -278,12 +281,6 @@ impl World {
         Self::configured(configuration(policy))
     }
 
-    pub fn changed(policy: OnIoError, edit: impl FnOnce(&mut VolumeConfiguration)) -> Self {
-        let mut configuration = configuration(policy);
-        edit(&mut configuration);
-        Self::configured(configuration)
-    }
-
     fn configured(configuration: VolumeConfiguration) -> Self {
         let configuration = Arc::new(configuration);
         let mut world = Self {
@@ -391,7 +388,7 @@ impl World {
     /// The peer's sizes, lists, generations and state.
     pub fn peer_parameters(&mut self) {
         let peer = self.peer.clone();
-        self.from_peer(Message::Sizes(Sizes {
+        self.hear(Message::Sizes(Sizes {
             disk_sectors: if peer.attached { peer.sectors } else { 0 },
             volume_sectors: peer.volume_sectors,
             logical_block: 512,
@@ -404,7 +401,7 @@ impl World {
 
     pub fn peer_generations(&mut self) {
         let peer = self.peer.clone();
-        self.from_peer(Message::Generations(GenerationInfo {
+        self.hear(Message::Generations(GenerationInfo {
             current: peer.ids[0],
             bitmap: peer.ids[1],
             history: [peer.ids[2], peer.ids[3]],
@@ -427,7 +424,7 @@ impl World {
 
     pub fn peer_state_in(&mut self, connection: ConnectionState) {
         let peer = self.peer.clone();
-        self.from_peer(Message::State(PeerState {
+        self.hear(Message::State(PeerState {
             number: 1,
             role: peer.role.number(),
             connection: connection.number(),
@@ -438,7 +435,7 @@ impl World {
         }));
     }
 
-    pub fn from_peer(&mut self, message: Message) {
+    pub fn hear(&mut self, message: Message) {
         let connection = ConnectionNumber(self.connection);
         self.send(StateIn::Peer { connection, message });
     }
@@ -520,6 +517,16 @@ impl World {
             "the part wakes again and again without an end: {:?}",
             self.snapshot().waits
         );
+    }
+
+    pub fn wake_at(&self) -> Option<u64> {
+        self.part.wake_at().map(|at| at.0)
+    }
+
+    /// The clock of the part strikes.
+    pub fn wake(&mut self, at: u64) {
+        self.now = self.now.max(at);
+        self.step(|part, cx, out| part.wake(cx, out));
     }
 
     /// The state part dies; a new one goes on from the last snapshot.

@@ -81,32 +81,30 @@ impl World {
 
     fn deliver(&mut self, message: To) {
         match message {
-            To::Disk(message) => self.to_disk(message),
-            To::Bitmap(message) => self.to_bitmap(message),
+            To::Disk(message) => self.disk_asked(message),
+            To::Bitmap(message) => self.bitmap_asked(message),
             To::ActivityLog(ActivityIn::Load { query, .. }) => self.ask(Question::Log(query)),
             To::ActivityLog(ActivityIn::Reset { query, .. }) => self.ask(Question::Reset(query)),
             To::Volume(VolumeIn::Quiesce { query }) => self.ask(Question::Quiesce(query)),
+            To::Volume(VolumeIn::Fence { query }) => self.ask(Question::Fence(query)),
             To::Helper(HelperIn::Run { query, handler, .. }) => {
                 self.events.push(Event::Handler(handler));
                 self.ask(Question::Helper(query));
             }
             To::Peer(PeerIn::Wish(wish)) => self.events.push(Event::Wish(wish)),
-            To::Peer(PeerIn::Drop { connection, text }) => {
-                self.events.push(Event::Dropped(text));
-                let _ = connection;
-            }
+            To::Peer(PeerIn::Drop { .. }) => self.events.push(Event::Dropped),
             To::Peer(PeerIn::Send {
                 connection, frames, ..
             }) => {
                 for frame in frames {
-                    self.to_peer(connection, frame.message);
+                    self.peer_hears(connection, frame.message);
                 }
             }
             _ => {}
         }
     }
 
-    fn to_disk(&mut self, message: DiskIn) {
+    fn disk_asked(&mut self, message: DiskIn) {
         match message {
             DiskIn::Open { query } => self.ask(Question::Open(query)),
             DiskIn::Close => self.ask(Question::Close),
@@ -155,12 +153,12 @@ impl World {
                     meta,
                 }));
             }
-            DiskIn::ErrorTaken { number } => self.events.push(Event::ErrorTaken(number)),
+            DiskIn::ErrorTaken { .. } => self.events.push(Event::ErrorTaken),
             _ => {}
         }
     }
 
-    fn to_bitmap(&mut self, message: BitmapIn) {
+    fn bitmap_asked(&mut self, message: BitmapIn) {
         match message {
             BitmapIn::LoadHealth { query, .. } => self.ask(Question::Health(query)),
             BitmapIn::Load { query, plan } => {
@@ -179,7 +177,7 @@ impl World {
         }
     }
 
-    fn to_peer(&mut self, connection: ConnectionNumber, message: Message) {
+    fn peer_hears(&mut self, connection: ConnectionNumber, message: Message) {
         if connection.0 != self.connection {
             return;
         }
@@ -279,6 +277,10 @@ impl World {
             Question::Exchange(connection) => StateIn::BitmapExchanged {
                 connection,
                 set_bits: self.set_bits,
+            },
+            Question::Fence(query) => StateIn::Fenced {
+                query,
+                mark: MarkNumber(8),
             },
             Question::Quiesce(query) => StateIn::Quiesced {
                 query,
