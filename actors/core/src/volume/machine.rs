@@ -3,6 +3,7 @@
 
 mod attach;
 mod command;
+mod consent;
 mod detach;
 mod errors;
 mod generation;

@@ -626,6 +626,23 @@ impl StatePart {
         }
     }
 
+    /// The link is gone before the handshake decided about the disk that is attached: by the rules it has the state of its
+    /// meta-data now, or is let go.
+    pub(super) fn negotiation_lost(&mut self, out: &mut Outbox<StateEffect>) {
+        let Some(attach) = self.attach.as_ref().filter(|attach| attach.is_committing()) else {
+            return;
+        };
+        if !self.vector().disk.is_usable() {
+            self.attach_failed(
+                AttachFailure::Cancelled,
+                "the connection was lost while the disk was negotiated".to_owned(),
+                out,
+            );
+        } else if attach.is_negotiating() {
+            self.attach_ended(out);
+        }
+    }
+
     /// Everything that belongs to the attached disk is let go.
     pub(super) fn release_disk(&mut self, out: &mut Outbox<StateEffect>) {
         self.disk = None;

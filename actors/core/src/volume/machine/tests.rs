@@ -5,4 +5,5 @@ mod attach;
 mod commands;
 mod connection;
 mod detach;
+mod restart;
 mod world;
