@@ -150,6 +150,8 @@ fn read_error_pass_on_connected() {
 fn read_error_bitmap_write_fails() {
     each_seed("read_error_bitmap_write_fails", 5, |seed| {
         let mut world = prepared(seed, OnIoError::Detach);
+        // What the end of the resync had to write is written: only the read below may find out.
+        world.run_for(2_000);
         let layout = format::layout(&world.nodes[0].device);
         let faults = &mut world.nodes[0].device.faults;
         faults.unreadable.insert(X);
@@ -172,6 +174,8 @@ fn read_error_bitmap_write_fails() {
 fn read_error_bitmap_and_superblock_fail() {
     each_seed("read_error_bitmap_and_superblock_fail", 5, |seed| {
         let mut world = prepared(seed, OnIoError::Detach);
+        // What the end of the resync had to write is written: only the read below may find out.
+        world.run_for(2_000);
         let layout = format::layout(&world.nodes[0].device);
         let size = world.nodes[0].device.size();
         let faults = &mut world.nodes[0].device.faults;

@@ -3,6 +3,7 @@
 
 mod attach;
 mod command;
+mod consent;
 mod detach;
 mod errors;
 mod generation;
@@ -13,6 +14,8 @@ mod restart;
 mod store;
 mod sync;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod waits;
 
 pub use part::StatePart;

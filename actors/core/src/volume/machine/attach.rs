@@ -13,7 +13,7 @@ use crate::part::{Context, Instant, Outbox, PartName, To};
 use crate::snapshot::DiskFacts;
 use crate::volume::generations::exposed;
 use crate::volume::generations::identifiers::Generation;
-use crate::volume::state::{AttachFailure, ConnectionState, DiskState, DisklessReason, Role};
+use crate::volume::state::{AttachFailure, ConnectionState, DetachCause, DiskState, DisklessReason, Role};
 use crate::volume::transition::{Confirmed, Decided, Kind};
 use mendblock_storage::format::META_BLOCK_BYTES;
 use mendblock_storage::format::anchor::StoredAnchor;
@@ -544,7 +544,7 @@ impl StatePart {
     }
 
     /// A record "outdated since G" is void when G is the disk's own current, bitmap or history id.
-    fn outdated_stands(&self, generation: u64) -> bool {
+    pub(super) fn outdated_stands(&self, generation: u64) -> bool {
         let ids = self.current.identifiers;
         let generation = Generation(generation);
         ![ids.current, ids.bitmap, ids.history[0], ids.history[1]]
@@ -567,21 +567,7 @@ impl StatePart {
             return;
         }
         if !ok {
-            // The error itself comes as a meta-data error and gives the disk up (cause attach).
-            let answer = super::command::failure(
-                self.attach_text(AttachFailure::MetaDataIo, "the superblock could not be written"),
-            );
-            for command in self
-                .attach
-                .take()
-                .map(|attach| attach.commands)
-                .unwrap_or_default()
-            {
-                out.effect(StateEffect::Answer {
-                    id: command,
-                    answer: answer.clone(),
-                });
-            }
+            self.begin_detach(DetachCause::Attach, false, cx, out);
             return;
         }
         out.fact(Fact::Step {
@@ -640,6 +626,23 @@ impl StatePart {
         }
     }
 
+    /// The link is gone before the handshake decided about the disk that is attached: by the rules it has the state of its
+    /// meta-data now, or is let go.
+    pub(super) fn negotiation_lost(&mut self, out: &mut Outbox<StateEffect>) {
+        let Some(attach) = self.attach.as_ref().filter(|attach| attach.is_committing()) else {
+            return;
+        };
+        if !self.vector().disk.is_usable() {
+            self.attach_failed(
+                AttachFailure::Cancelled,
+                "the connection was lost while the disk was negotiated".to_owned(),
+                out,
+            );
+        } else if attach.is_negotiating() {
+            self.attach_ended(out);
+        }
+    }
+
     /// Everything that belongs to the attached disk is let go.
     pub(super) fn release_disk(&mut self, out: &mut Outbox<StateEffect>) {
         self.disk = None;
@@ -667,9 +670,12 @@ impl StatePart {
         early
     }
 
-    pub(super) fn attach_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn attach_deadline(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let late = self.attach.as_ref().is_some_and(|attach| attach.until <= cx.now);
-        if late {
+        if late && self.vector().disk.is_usable() {
+            // A13: the state is shown already, requests may be on the disk: it is drained.
+            self.begin_detach(DetachCause::Attach, false, cx, out);
+        } else if late {
             let step = self.attach.as_ref().map_or("attach", Attaching::step_name);
             self.attach_failed(
                 AttachFailure::TimedOut,

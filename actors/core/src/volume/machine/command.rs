@@ -1,11 +1,11 @@
-//! Commands of the administrator, and changes that the peer asks consent for. One command runs at a time; each has a deadline.
+//! Commands of the administrator. One command runs at a time; each has a deadline.
 
 use super::part::StatePart;
 use super::store::Then;
 use super::{Command, CommandAnswer, StateEffect};
 use crate::bitmap::BitmapIn;
 use crate::engine::VolumeIn;
-use crate::identity::{ConnectionNumber, MarkNumber, Query};
+use crate::identity::{MarkNumber, Query};
 use crate::part::{Context, Instant, Outbox, PartName, To};
 use crate::peer::{LinkWish, PeerIn};
 use crate::volume::generations::promotion::{self, KnownDisk};
@@ -18,7 +18,7 @@ use mendblock_net::wire::message::{Message, RequestedChange};
 
 /// Where a command stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Waits until a transient state has passed.
     Transient,
     /// The peer was asked.
@@ -39,11 +39,20 @@ enum Stage {
 pub(super) struct Running {
     id: u64,
     command: Command,
-    stage: Stage,
+    pub stage: Stage,
     pub until: Instant,
+    /// The peer said "not now": it is not asked again before.
+    not_before: Option<Instant>,
 }
 
+/// A peer that says "not now" is asked again after this time, ms.
+const ASK_AGAIN: u64 = 200;
+
 impl Running {
+    pub fn wake_at(&self) -> Instant {
+        self.not_before.map_or(self.until, |at| at.min(self.until))
+    }
+
     pub fn name(&self) -> &'static str {
         match self.command {
             Command::Primary { .. } => "promotion",
@@ -136,7 +145,13 @@ impl StatePart {
         if matches!(command, Command::Detach { .. })
             && let Some(detach) = self.detach.as_mut().filter(|detach| !detach.is_diskless())
         {
-            detach.join(id);
+            if command == (Command::Detach { force: true }) {
+                self.force_detach(cx);
+                let answer = done("the disk is being given up".to_owned());
+                out.effect(StateEffect::Answer { id, answer });
+            } else {
+                detach.join(id);
+            }
             return;
         }
         let forced = matches!(
@@ -161,6 +176,7 @@ impl StatePart {
             command,
             stage: Stage::Transient,
             until,
+            not_before: None,
         });
         self.advance_command(cx, out);
     }
@@ -173,7 +189,7 @@ impl StatePart {
                 done("the disk is being given up".to_owned())
             }
             _ => {
-                self.become_stand_alone(DisconnectReason::Admin, out);
+                self.become_stand_alone(DisconnectReason::AdminForced, out);
                 self.lost_peer_data(cx, out);
                 done("StandAlone".to_owned())
             }
@@ -183,12 +199,19 @@ impl StatePart {
 
     /// Goes on with the running command if what it waited for has come.
     pub(super) fn advance_command(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let command = match self.running.as_ref() {
-            Some(running) if running.stage == Stage::Transient => running.command.clone(),
-            Some(running) if running.stage == Stage::Stored => return self.promotion_stored(true, cx, out),
+        match self.running.as_ref().map(|running| running.stage) {
+            Some(Stage::Transient) => {}
+            Some(Stage::Stored) => return self.promotion_stored(true, cx, out),
             _ => return,
+        }
+        let Some(running) = self.running.as_mut() else {
+            return;
         };
-        match command {
+        if running.not_before.is_some_and(|at| at > cx.now) {
+            return;
+        }
+        running.not_before = None;
+        match running.command.clone() {
             Command::Primary { force } => self.begin_promotion(force, cx, out),
             Command::Secondary => self.begin_demotion(out),
             Command::Attach { new_disk } => self.attach_command(new_disk, cx, out),
@@ -244,7 +267,7 @@ impl StatePart {
         }
     }
 
-    fn would(&self, edit: impl FnOnce(&mut StateVector)) -> Result<Change, Refusal> {
+    pub(super) fn would(&self, edit: impl FnOnce(&mut StateVector)) -> Result<Change, Refusal> {
         let mut wanted = self.current.vector;
         edit(&mut wanted);
         change(
@@ -348,7 +371,6 @@ impl StatePart {
             }
             // The role is shown only when its indicator is durable.
             self.current.vector.role = Role::Secondary;
-            self.clear_outdated(out);
         }
         let vector = *self.vector();
         let alone = !vector.connection.is_connected_or_better() || vector.peer_disk < DiskState::Inconsistent;
@@ -383,6 +405,9 @@ impl StatePart {
                 failure("the superblock could not be written, and no other copy is reachable".to_owned()),
                 out,
             );
+        }
+        if ok && self.vector().disk == DiskState::UpToDate {
+            self.clear_outdated(out);
         }
         let changed = self.change(Kind::Soft, Confirmed::Nothing, "promoted", out, |v| {
             v.role = Role::Primary
@@ -703,6 +728,7 @@ impl StatePart {
     ) {
         if self.sync.repair_asked == Some(request) {
             self.sync.repair_asked = None;
+            self.sync.repair_not_before = Some(cx.now.after_ms(ASK_AGAIN));
             if code >= 1 {
                 self.start_agreed_sync(ConnectionState::WFBitMapT, false, cx, out);
             }
@@ -712,8 +738,12 @@ impl StatePart {
             return;
         }
         if code == -18 || code == -19 {
-            // Asked again at the next change, until the command's deadline.
-            return self.stage(Stage::Transient);
+            // Asked again a little later, until the command's deadline.
+            if let Some(running) = self.running.as_mut() {
+                running.stage = Stage::Transient;
+                running.not_before = Some(cx.now.after_ms(ASK_AGAIN));
+            }
+            return;
         }
         if code < 1 {
             let refusal = Refusal::CwFailedByPeer;
@@ -735,7 +765,11 @@ impl StatePart {
     }
 
     /// `pass_on`: asks the source for a resync of the marked blocks.
-    pub(super) fn ask_for_repair(&mut self, out: &mut Outbox<StateEffect>) {
+    pub(super) fn ask_for_repair(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.sync.repair_not_before.is_some_and(|at| at > cx.now) {
+            return;
+        }
+        self.sync.repair_not_before = None;
         if !self.wants_repair() || self.sync.repair_asked.is_some() || self.running.is_some() {
             return;
         }
@@ -750,100 +784,6 @@ impl StatePart {
                 },
                 out,
             );
-        }
-    }
-
-    /// The peer asks for consent.
-    pub(super) fn change_requested(
-        &mut self,
-        connection: ConnectionNumber,
-        request: u64,
-        wanted: RequestedChange,
-        cx: &mut Context<'_>,
-        out: &mut Outbox<StateEffect>,
-    ) {
-        let verdict = self.judge_request(wanted);
-        let (code, cause) = match &verdict {
-            Ok(()) => (1, String::new()),
-            Err((refusal, cause)) => (
-                refusal.number(),
-                cause.clone().unwrap_or_else(|| refusal.to_string()),
-            ),
-        };
-        self.send_peer(connection, Message::ChangeAnswer { request, code, cause }, out);
-        if verdict.is_err() {
-            return;
-        }
-        match wanted {
-            RequestedChange::FullSyncToMe => {
-                self.start_agreed_sync(ConnectionState::WFBitMapS, true, cx, out)
-            }
-            RequestedChange::FullSyncToYou => {
-                self.start_agreed_sync(ConnectionState::WFBitMapT, true, cx, out)
-            }
-            RequestedChange::ResyncToMe => self.start_agreed_sync(ConnectionState::WFBitMapS, false, cx, out),
-            RequestedChange::Promote | RequestedChange::Detach | RequestedChange::Disconnect { .. } => {}
-        }
-    }
-
-    fn judge_request(&self, wanted: RequestedChange) -> Result<(), (Refusal, Option<String>)> {
-        let vector = *self.vector();
-        // The resolver's own command goes first (S46).
-        let resolver = self.link.as_ref().is_some_and(super::link::Link::resolver);
-        if resolver
-            && self
-                .running
-                .as_ref()
-                .is_some_and(|running| matches!(running.stage, Stage::Asked(_) | Stage::Storing))
-        {
-            return Err((Refusal::ConcurrentStChg, None));
-        }
-        let plain = |refusal| (refusal, None);
-        match wanted {
-            RequestedChange::Promote if self.promotion_pending() => Err(plain(Refusal::ConcurrentStChg)),
-            RequestedChange::Promote => self
-                .would(|v| v.peer_role = Role::Primary)
-                .map(|_| ())
-                .map_err(plain),
-            RequestedChange::Detach => {
-                let needs_it = vector.role == Role::Primary && vector.disk != DiskState::UpToDate;
-                let text = "this node is Primary and works with the peer's disk";
-                if needs_it {
-                    Err((Refusal::NoUpToDateDisk, Some(text.to_owned())))
-                } else {
-                    Ok(())
-                }
-            }
-            RequestedChange::Disconnect { .. } => {
-                let needs_it = vector.role == Role::Primary && vector.disk != DiskState::UpToDate;
-                let text = "this node is Primary and has no up-to-date data of its own";
-                if needs_it {
-                    Err((Refusal::NoUpToDateDisk, Some(text.to_owned())))
-                } else {
-                    Ok(())
-                }
-            }
-            RequestedChange::FullSyncToMe | RequestedChange::ResyncToMe => {
-                let ready = vector.connection == ConnectionState::Connected
-                    && vector.disk == DiskState::UpToDate
-                    && self.detach.is_none()
-                    && !self.generation_pending();
-                if ready {
-                    Ok(())
-                } else {
-                    Err(plain(Refusal::InTransientState))
-                }
-            }
-            RequestedChange::FullSyncToYou => {
-                let ready = vector.connection == ConnectionState::Connected
-                    && vector.disk.is_usable()
-                    && vector.role != Role::Primary;
-                if ready {
-                    Ok(())
-                } else {
-                    Err(plain(Refusal::InTransientState))
-                }
-            }
         }
     }
 
@@ -900,7 +840,13 @@ impl StatePart {
                 hint: Some("look at `status` for what holds it, then try again".to_owned()),
                 exit_code: 11,
             };
+            let promoting = self.promotion_pending();
             self.answer(answer, out);
+            if promoting {
+                // The indicator that was being written must not stay.
+                self.current.identifiers = self.current.identifiers.with_role(false);
+                self.note_flags();
+            }
         }
     }
 

@@ -63,6 +63,7 @@ pub(super) struct DetachRun {
     late: Task,
     /// M: "outdated since" is durable.
     marked: Task,
+    mark_durable: bool,
     outdated_since: Option<u64>,
     bitmap: Task,
     bitmap_ok: bool,
@@ -135,6 +136,8 @@ impl DetachRun {
     fn step(&self) -> DetachStep {
         if self.diskless {
             DetachStep::Close
+        } else if self.helper == Task::Due {
+            DetachStep::Failed
         } else if !self.helper.ended() {
             DetachStep::Helper
         } else if matches!(self.told, Told::Sent | Told::NotYet) {
@@ -199,6 +202,7 @@ impl StatePart {
             drained: None,
             late: Task::Due,
             marked: Task::Due,
+            mark_durable: false,
             outdated_since: None,
             bitmap: Task::Due,
             bitmap_ok: false,
@@ -355,9 +359,22 @@ impl StatePart {
         };
         match part {
             PartName::Bitmap => {
-                for task in [detach.early, detach.late, detach.marked] {
+                let cause = HeaderChange {
+                    last_detach: Some(detach.cause),
+                    ..HeaderChange::default()
+                };
+                let outdated = HeaderChange {
+                    outdated_since: detach.outdated_since.map(Some),
+                    ..HeaderChange::default()
+                };
+                for (task, change) in [
+                    (detach.early, HeaderChange::default()),
+                    (detach.late, cause),
+                    (detach.marked, outdated),
+                ] {
                     if let Task::Running(query, _) = task {
-                        out.send(To::Bitmap(BitmapIn::PersistHealth { query }));
+                        let change = Box::new(change);
+                        out.send(To::Bitmap(BitmapIn::SetHeader { query, change }));
                     }
                 }
                 if let (Task::Running(query, _), Some((after, _))) = (detach.bitmap, detach.drained) {
@@ -410,10 +427,12 @@ impl StatePart {
         } else if detach.late.end_if(query) {
             detach.health_lost = !durable;
         } else if detach.marked.end_if(query) {
-            if !durable {
+            detach.mark_durable = durable;
+            if durable {
+                self.tell_marked(out);
+            } else {
                 out.fact(Fact::Alert { what: "the health file could not be written: that this disk is outdated is known to its superblock and to the peer alone".to_owned() });
             }
-            self.tell_marked(out);
         } else {
             return false;
         }
@@ -527,14 +546,11 @@ impl StatePart {
             return;
         }
         let number = self.query();
-        let flags = self.last_flags();
-        let last_copy = !(self.vector().connection.is_connected_or_better()
-            && self.vector().peer_disk == DiskState::UpToDate);
         let timeout = self.configuration.detach_step_timeout;
-        let (Some(detach), Some(flags)) = (self.detach.as_mut(), flags) else {
+        let (flags, wanted) = (self.last_flags(), self.wanted_at_the_end());
+        let (Some(detach), Some(flags), Some(wanted)) = (self.detach.as_mut(), flags, wanted) else {
             return;
         };
-        let wanted = superblock_at_the_end(detach, flags, last_copy);
         if detach.meta_gone || wanted == (flags, LogState::Unclean) {
             detach.superblock = Task::Ended;
             return;
@@ -545,19 +561,35 @@ impl StatePart {
     }
 
     fn continue_superblock(&mut self, out: &mut Outbox<StateEffect>) {
-        let last_copy = !(self.vector().connection.is_connected_or_better()
-            && self.vector().peer_disk == DiskState::UpToDate);
         let in_kernel = self.store.writes_superblock();
-        let (Some(detach), Some(flags)) = (self.detach.as_mut(), self.disk.as_ref()) else {
+        let wanted = self.wanted_at_the_end();
+        let (Some(detach), Some(wanted)) = (self.detach.as_mut(), wanted) else {
             return;
         };
         let Task::Running(number, _) = detach.superblock else {
             return;
         };
         if !in_kernel && std::mem::take(&mut detach.last_waits) {
-            let wanted = superblock_at_the_end(detach, flags.superblock.flags, last_copy);
             self.write_last_superblock(number, wanted, out);
         }
+    }
+
+    /// What the last superblock of this attach must say, by what is known now.
+    fn wanted_at_the_end(&self) -> Option<(Flags, LogState)> {
+        let detach = self.detach.as_ref()?;
+        let last_copy = !(self.vector().connection.is_connected_or_better()
+            && self.vector().peer_disk == DiskState::UpToDate);
+        // A predecessor of this part may have heard of the peer's generation: then the health file says so.
+        let outdated = self
+            .health
+            .outdated_since
+            .is_some_and(|generation| self.outdated_stands(generation));
+        Some(superblock_at_the_end(
+            detach,
+            self.last_flags()?,
+            last_copy,
+            outdated,
+        ))
     }
 
     fn write_last_superblock(
@@ -605,17 +637,19 @@ impl StatePart {
         if let Task::Running(query, Instant(u64::MAX)) = detach.marked {
             detach.marked = Task::Running(query, timeout);
         }
-        let settled = detach.told == Told::Yes && detach.marked.ended() && self.tells.all_answered();
+        // Without a health file the superblock is the mark; where neither can be written, that was reported.
+        let marked = detach.marked.ended() && (detach.mark_durable || detach.superblock.ended());
+        let settled = detach.told == Told::Yes && marked && self.tells.all_answered();
         self.current.own_loss_settled = settled;
     }
 
-    /// D10, D11, D12 begun.
+    /// D10, D11, D12 begun. D10 first: whoever waits for T and M of this disk must be able to see them.
     fn become_diskless(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let Some(detach) = self
-            .detach
-            .as_mut()
-            .filter(|detach| !detach.diskless && detach.superblock.ended())
-        else {
+        let telling = self.tells.awaits_answer();
+        let Some(detach) = self.detach.as_mut().filter(|detach| {
+            let marking = matches!(detach.marked, Task::Running(..));
+            !detach.diskless && detach.superblock.ended() && !marking && !telling
+        }) else {
             return;
         };
         detach.diskless = true;
@@ -709,10 +743,7 @@ impl StatePart {
         }
         if detach.drained.is_none() && detach.drain_until <= now && !detach.forced {
             // The deadline of D6: from here on as `detach --force`.
-            detach.forced = true;
-            detach.drain_until = now.after_ms(self.configuration.detach_step_timeout);
-            detach.meta_gone |= self.configuration.meta_index == MetaIndex::Internal;
-            self.current.drain = Some(Drain::Abandon);
+            self.force_detach(cx);
             late.push("D6");
         } else if detach.drained.is_none() && detach.drain_until <= now {
             detach.drained = Some((MarkNumber(0), false));
@@ -722,6 +753,18 @@ impl StatePart {
                 step: "detach",
                 outcome: format!("{step} did not end in time, going on without it"),
             });
+        }
+    }
+
+    /// The detach that runs waits for the disk no longer (`detach --force`).
+    pub(super) fn force_detach(&mut self, cx: &Context<'_>) {
+        let until = cx.now.after_ms(self.configuration.detach_step_timeout);
+        let internal = self.configuration.meta_index == MetaIndex::Internal;
+        if let Some(detach) = self.detach.as_mut().filter(|detach| !detach.forced) {
+            detach.forced = true;
+            detach.drain_until = until;
+            detach.meta_gone |= internal;
+            self.current.drain = Some(Drain::Abandon);
         }
     }
 
@@ -745,7 +788,12 @@ impl StatePart {
 }
 
 /// What the last superblock of this attach must say.
-fn superblock_at_the_end(detach: &DetachRun, flags: Flags, last_copy: bool) -> (Flags, LogState) {
+fn superblock_at_the_end(
+    detach: &DetachRun,
+    flags: Flags,
+    last_copy: bool,
+    outdated: bool,
+) -> (Flags, LogState) {
     let mut wanted = flags;
     let forgotten = !detach.bitmap_ok && (detach.read_error_seen || detach.uncovered_bits);
     if forgotten || detach.cause == DetachCause::TooManyBad {
@@ -753,7 +801,10 @@ fn superblock_at_the_end(detach: &DetachRun, flags: Flags, last_copy: bool) -> (
     }
     // The peer goes on with a new generation: attached alone later, this disk must not pass for current. The same bit where
     // the list of bad blocks is on no file: CONSISTENT stays, else the direction of the next resync would turn round.
-    if detach.outdated_since.is_some() || (detach.health_lost && last_copy && detach.read_error_seen) {
+    if outdated
+        || detach.outdated_since.is_some()
+        || (detach.health_lost && last_copy && detach.read_error_seen)
+    {
         wanted = wanted.without(Flags::WAS_UP_TO_DATE);
     }
     let complete = detach.drained.is_some_and(|(_, complete)| complete);

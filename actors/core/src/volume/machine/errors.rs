@@ -79,16 +79,26 @@ impl StatePart {
             return;
         };
         let attach_id = disk.attach_id;
-        let cause = cause_of(kind, errno);
+        // A13 that fails is no error of a disk in use: no helper.
+        let cause = match cause_of(kind, errno) {
+            DetachCause::MetaData(_) if self.attach.is_some() => DetachCause::Attach,
+            cause => cause,
+        };
         let blocks = range.map(SectorRange::touched_blocks);
         let records: Vec<WireRecord> = blocks
             .into_iter()
             .map(|range| self.suspect(range, kind))
             .collect();
         if let Some(detach) = self.detach.as_mut() {
-            detach.note(cause);
-            self.tell(attach_id.0, true, records, out);
-            self.current.own_loss_settled = false;
+            // After D11 nothing refers to this disk any more; a late read error is in the bad-block list (Q4).
+            if !detach.is_diskless() {
+                detach.note(cause);
+                // The peer knows already that the disk failed: only new ranges are news.
+                if !records.is_empty() {
+                    self.tell(attach_id.0, true, records, out);
+                    self.current.own_loss_settled = false;
+                }
+            }
             return;
         }
         match self.decide(kind, cause, errno, out) {
@@ -186,6 +196,16 @@ impl StatePart {
                 recorded: Some(query),
             },
         );
+    }
+
+    /// An error whose tell was lost with the link: whoever waits for its T would wait for ever. Ranges are in the lists that
+    /// the handshake exchanged; the answer says that they are durable there.
+    pub(super) fn repeat_lost_tells(&mut self, out: &mut Outbox<StateEffect>) {
+        let untold = self.errors.open.values().any(|open| !open.told) || self.tells.has_unsent();
+        let attach_id = self.current.disk.as_ref().map(|disk| disk.attach_id.0);
+        if let (Some(attach_id), true) = (attach_id, untold && self.detach.is_none()) {
+            self.tell(attach_id, false, Vec::new(), out);
+        }
     }
 
     /// All tells so far were answered.

@@ -40,7 +40,6 @@ impl StatePart {
             .current
             .identifiers
             .advance(primary, cx.fresh(), self.source_open());
-        self.exposed = self.current.identifiers.current;
         out.fact(Fact::Generation {
             operation,
             current: self.current.identifiers.current.0,
@@ -66,6 +65,10 @@ impl StatePart {
                         .to_owned(),
             });
             return;
+        }
+        // Not before: else a failed write leaves an exposed generation that no disk has, and no peer would fit ever again.
+        if self.vector().disk.is_usable() {
+            self.exposed = self.current.identifiers.current;
         }
         if let Some(connection) = self
             .link
@@ -142,7 +145,6 @@ impl StatePart {
                 .for_diskless_primary(false, cx.fresh(), self.source_open(), unattached);
         if let Some(identifiers) = next {
             self.current.identifiers = identifiers;
-            self.exposed = identifiers.current;
             out.fact(Fact::Generation {
                 operation: "new",
                 current: identifiers.current.0,

@@ -285,7 +285,7 @@ impl StatePart {
             let text = format!(
                 "the peer's disk size is too small: the volume has {known} sectors, the peer {size}; give the peer a larger disk"
             );
-            self.give_up_connection(DisconnectReason::HandshakeRefused, &text, out);
+            self.give_up_connection(DisconnectReason::TooSmall, &text, out);
             return;
         }
         self.current.volume_sectors = size;
@@ -327,7 +327,7 @@ impl StatePart {
         });
         match received {
             Err(refusal) => {
-                self.give_up_connection(DisconnectReason::HandshakeRefused, &refusal.to_string(), out)
+                self.give_up_connection(DisconnectReason::DataNotCurrent, &refusal.to_string(), out)
             }
             Ok(received) => {
                 self.exposed = received.exposed;
@@ -346,11 +346,17 @@ impl StatePart {
         }
         let own = identifiers_of(self.health.slots);
         let known = [own.current, own.bitmap, own.history[0], own.history[1]];
-        if known.iter().any(|id| id.same(peer.current)) || self.health.outdated_since == Some(peer.current.0)
-        {
+        if self.health.outdated_since == Some(peer.current.0) {
             self.current.own_loss_settled = true;
             return;
         }
+        // The peer names a generation for a Primary whose own disk has the same: the first write waits for that one.
+        let comes = self.vector().role == Role::Primary && own.current.same(peer.current);
+        if known.iter().any(|id| id.same(peer.current)) {
+            self.current.own_loss_settled = !comes;
+            return;
+        }
+        self.current.own_loss_settled = false;
         let change = HeaderChange {
             outdated_since: Some(Some(peer.current.0)),
             ..HeaderChange::default()
@@ -480,7 +486,7 @@ impl StatePart {
             }
         });
         if let Err(refusal) = changed {
-            return self.give_up_connection(DisconnectReason::HandshakeRefused, &refusal.to_string(), out);
+            return self.give_up_connection(DisconnectReason::StateRefused, &refusal.to_string(), out);
         }
         self.connected(cx, out);
     }
@@ -686,6 +692,7 @@ impl StatePart {
         }
         self.answer_connect(out);
         self.serve_diskless_primary(cx, out);
+        self.repeat_lost_tells(out);
         // A detach that began while the connection was being established is told now.
         self.detach_steps(cx, out);
     }
@@ -793,23 +800,7 @@ impl StatePart {
         self.current.peer_loss_settled = true;
         self.sync.link_lost(out);
         self.fail_running_on_loss(out);
-        if self.vector().disk == DiskState::Negotiating {
-            let stays = self
-                .attach
-                .as_ref()
-                .and_then(super::attach::Attaching::decided)
-                .is_some()
-                && exposed::negotiating_disk_stays(self.exposed, self.current.identifiers.current);
-            if stays {
-                self.attach_ended(out);
-            } else {
-                self.attach_failed(
-                    AttachFailure::Cancelled,
-                    "the connection was lost while the disk was negotiated".to_owned(),
-                    out,
-                );
-            }
-        }
+        self.negotiation_lost(out);
     }
 
     pub(super) fn loss_retired(

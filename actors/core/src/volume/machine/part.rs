@@ -17,9 +17,11 @@ use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::peer::PeerIn;
 use crate::resync::ResyncIn;
 use crate::snapshot::{Admission, Reasons, Snapshot};
+use crate::volume::generations::exposed;
 use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::{DiskState, DisklessReason, StateVector};
 use crate::volume::transition::{self, Confirmed, Kind, Policy, Refusal, SideFacts};
+use mendblock_storage::format::anchor::StoredAnchor;
 use mendblock_storage::format::layout::MetadataLayout;
 use mendblock_storage::format::superblock::Superblock;
 use std::sync::Arc;
@@ -114,9 +116,14 @@ impl StatePart {
             superblock: facts.superblock,
         });
         let exposed = last.exposed;
-        // The rest of the header is read again; this mark decides what a loss means, from the first step on.
+        // The rest of the header is read again. This mark decides what a loss means, and the anchor goes into every
+        // superblock, from the first step on.
+        let anchor = last_disk
+            .as_ref()
+            .map_or(StoredAnchor::Absent, |disk| disk.superblock.anchor);
         let health = HealthHeader {
             source_open: last.source_open,
+            anchor,
             ..HealthHeader::default()
         };
         Self {
@@ -179,7 +186,10 @@ impl StatePart {
             facts: SideFacts {
                 device_open: self.openers > 0,
                 state_sent: self.link.as_ref().is_some_and(Link::is_establishing),
-                decided: self.attach.as_ref().and_then(Attaching::decided),
+                // A disk that the application did not work with is not used without the peer.
+                decided: self.attach.as_ref().and_then(Attaching::decided).filter(|_| {
+                    exposed::negotiating_disk_stays(self.exposed, self.current.identifiers.current)
+                }),
                 confirmed,
                 ..SideFacts::default()
             },
@@ -307,12 +317,8 @@ impl StatePart {
             self.last_peer_state = None;
             return;
         };
-        // T2: while the handler runs the peer hears nothing; afterwards D5's message goes first.
-        if self
-            .detach
-            .as_ref()
-            .is_some_and(super::detach::DetachRun::holds_tell)
-        {
+        // T2: while `local-io-error` runs the peer hears nothing of the failed disk; afterwards D5's message goes first.
+        if self.detach.as_ref().is_some_and(DetachRun::holds_tell) {
             return;
         }
         let connection = link.connection;
@@ -453,7 +459,8 @@ impl Part for StatePart {
         [
             self.attach.as_ref().and_then(Attaching::wake_at),
             self.detach.as_ref().and_then(DetachRun::wake_at),
-            self.running.as_ref().map(|running| running.until),
+            self.running.as_ref().map(Running::wake_at),
+            self.sync.repair_not_before,
             self.link.as_ref().and_then(Link::wake_at),
             self.errors.wake_at(),
         ]

@@ -10,7 +10,7 @@ use crate::engine::VolumeIn;
 use crate::fact::Fact;
 use crate::helper::Handler;
 use crate::identity::{ConnectionNumber, MarkNumber, Query};
-use crate::part::{Context, Outbox, To};
+use crate::part::{Context, Instant, Outbox, To};
 use crate::volume::generations::exposed;
 use crate::volume::generations::handshake::Decision;
 use crate::volume::generations::identifiers::{Generation, Identifiers};
@@ -45,6 +45,8 @@ pub(super) struct Sync {
     pub helper: Option<Query>,
     /// The peer was asked for a repair (`pass_on`).
     pub repair_asked: Option<u64>,
+    /// It is not asked again before.
+    pub repair_not_before: Option<Instant>,
     /// The generation that was named to a Primary without a disk.
     pub served_generation: Option<Generation>,
     /// The health file is being read at the start of the part.
@@ -113,13 +115,8 @@ impl StatePart {
         let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync agreed", out, |v| {
             v.connection = connection;
             if target {
-                // Invalidated: nothing on it counts any more. (Outdated would be refused, as nobody is while connected.)
-                let at_most = if full {
-                    DiskState::Inconsistent
-                } else {
-                    DiskState::Outdated
-                };
-                v.disk = v.disk.min(at_most);
+                // Not Outdated: that would be refused, as nobody is while connected.
+                v.disk = v.disk.min(DiskState::Inconsistent);
             } else {
                 v.peer_disk = v.peer_disk.min(DiskState::Consistent);
             }

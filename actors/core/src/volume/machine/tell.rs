@@ -36,6 +36,16 @@ impl Tells {
         self.outstanding.is_empty() && self.unsent.is_empty()
     }
 
+    /// A tell is out and the peer may still answer it.
+    pub fn awaits_answer(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
+    /// Ranges that no tell has carried yet.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     pub fn is_recording(&self) -> bool {
         !self.recording.is_empty()
     }

@@ -19,7 +19,7 @@ impl StatePart {
         self.detach_steps(cx, out);
         self.advance_pending_detach(cx, out);
         self.advance_command(cx, out);
-        self.ask_for_repair(out);
+        self.ask_for_repair(cx, out);
     }
 
     pub(super) fn deadlines(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {

@@ -1,0 +1,9 @@
+//! Tests of the state part, named after the rows of the manual's tables.
+
+mod any_order;
+mod attach;
+mod commands;
+mod connection;
+mod detach;
+mod restart;
+mod world;

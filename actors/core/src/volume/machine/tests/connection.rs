@@ -1,0 +1,502 @@
+//! The connection: what the comparison leads to, what is durable before it is told, and what a loss means.
+
+use super::world::*;
+use crate::configuration::OnIoError::{Detach, PassOn};
+use crate::helper::Handler;
+use crate::identity::ConnectionNumber;
+use crate::volume::machine::{Command, StateIn};
+use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
+use mendblock_net::wire::message::{Message, RequestedChange, WireRecord};
+use mendblock_storage::format::superblock::Flags;
+
+fn stand_alone(world: &World, reason: DisconnectReason) {
+    assert_eq!(world.vector().connection, ConnectionState::StandAlone);
+    assert_eq!(world.snapshot().reasons.disconnected, Some(reason));
+}
+
+#[test]
+fn equal_generations_connect() {
+    let world = World::connected(Detach);
+    assert_eq!(world.vector().connection, ConnectionState::Connected);
+    assert_eq!(
+        (world.vector().disk, world.vector().peer_disk),
+        (DiskState::UpToDate, DiskState::UpToDate)
+    );
+}
+
+#[test]
+fn parameters_go_in_order() {
+    let world = World::connected(Detach);
+    let sizes = world.at(0, |event| matches!(event, Event::Peer(Message::Sizes(_))));
+    let ids = world.at(0, generations);
+    let state = world.at(0, |event| matches!(event, Event::Peer(Message::State(_))));
+    assert!(sizes < ids && ids < state);
+}
+
+#[test]
+fn fresh_pair_stays_inconsistent_and_connected() {
+    let mut world = World::new(Detach);
+    world.superblock = superblock(Flags::AL_CLEAN, [4, 0, 0, 0]);
+    world.peer.ids = [4, 0, 0, 0];
+    world.peer.disk = DiskState::Inconsistent;
+    world.peer.exposed = 0;
+    let world = world.attach().connect();
+    assert_eq!(world.vector().connection, ConnectionState::Connected);
+    assert_eq!(world.vector().disk, DiskState::Inconsistent);
+}
+
+/// Own disk newer: its bitmap generation is the peer's current one.
+fn source() -> World {
+    let mut world = World::new(Detach);
+    world.superblock = superblock(good_flags(), [0x2000, BASE, 0, 0]);
+    world.set_bits = 5;
+    world.attach()
+}
+
+/// The peer is newer.
+fn target() -> World {
+    let mut world = World::new(Detach);
+    world.peer.ids = [0x2000, BASE, 0, 0];
+    world.set_bits = 5;
+    world.attach()
+}
+
+#[test]
+fn start_source_is_durable_before_the_sync_id_is_told() {
+    let mut world = source();
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.fate(Kind::SetHeader, Fate::Hold);
+    let from = world.mark();
+    let mut world = world.connect();
+    let sync_id = |event: &Event| matches!(event, Event::Peer(Message::SyncId { .. }));
+    assert_eq!(world.vector().connection, ConnectionState::WFBitMapS);
+    assert_eq!(world.find(from, sync_id), None);
+    world.release(Kind::SetHeader);
+    assert_eq!(world.find(from, sync_id), None);
+    world.release(Kind::SuperblockWrite);
+    assert_eq!(world.vector().connection, ConnectionState::SyncSource);
+    let open = world.at(
+        from,
+        |event| matches!(event, Event::Header(change) if matches!(change.source_open, Some(Some(_)))),
+    );
+    let told = world.at(from, sync_id);
+    let Event::Peer(Message::SyncId { id }) = world.events[told] else {
+        unreachable!()
+    };
+    let named = world.at(
+        from,
+        |event| matches!(event, Event::Superblock(block) if block.generations.slots()[1] == id),
+    );
+    assert!(open < named && named < told);
+    assert!(world.at(from, handler(Handler::BeforeResyncSource)) < open);
+}
+
+#[test]
+fn finish_source_clears_the_mark_behind_the_superblock() {
+    let mut world = source().connect();
+    world.peer.disk = DiskState::UpToDate;
+    let from = world.mark();
+    world.peer_state();
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::Connected);
+    let written = world.at(from, superblock_written);
+    let cleared = world.at(
+        from,
+        |event| matches!(event, Event::Header(change) if change.source_open == Some(None)),
+    );
+    assert!(written < cleared);
+    assert_eq!(world.superblock.generations.slots()[1], 0);
+}
+
+#[test]
+fn start_target_is_durable_before_sync_target() {
+    let mut world = target().connect();
+    assert_eq!(world.vector().connection, ConnectionState::WFSyncUUID);
+    assert!(
+        !world.superblock.flags.contains(Flags::WAS_UP_TO_DATE),
+        "Outdated before the exchange"
+    );
+    assert!(world.superblock.flags.contains(Flags::CONSISTENT));
+    let from = world.mark();
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.hear(Message::SyncId { id: 0x6660 });
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::WFSyncUUID);
+    world.release(Kind::SuperblockWrite);
+    assert_eq!(world.vector().connection, ConnectionState::SyncTarget);
+    let written = world.at(from, |event| {
+        matches!(event, Event::Superblock(block)
+            if block.generations.slots()[0] == 0x6660 && !block.flags.contains(Flags::CONSISTENT))
+    });
+    assert!(written < world.at(from, in_connection(ConnectionState::SyncTarget)));
+}
+
+#[test]
+fn finish_target_is_durable_before_it_is_told() {
+    let mut world = target().connect();
+    world.hear(Message::SyncId { id: 0x6660 });
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::SyncTarget);
+    let from = world.mark();
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.send(StateIn::ResyncFinished { lost: 0 });
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Inconsistent);
+    assert_eq!(world.find(from, says_disk(DiskState::UpToDate)), None);
+    world.release(Kind::SuperblockWrite);
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+    let written = world.at(from, |event| {
+        matches!(event, Event::Superblock(block)
+            if block.flags.contains(Flags::WAS_UP_TO_DATE) && block.generations.slots()[0] | 1 == 0x2001)
+    });
+    assert!(written < world.at(from, says_disk(DiskState::UpToDate)));
+    assert_eq!(world.count(from, handler(Handler::AfterResyncTarget)), 1);
+}
+
+#[test]
+fn a_handler_may_refuse_the_resync() {
+    for (mut world, code) in [(source(), 1), (target(), 1), (target(), 3)] {
+        world.fate(Kind::Helper, Fate::Fail(code));
+        let mut world = world.connect();
+        if world.vector().connection == ConnectionState::WFSyncUUID {
+            world.hear(Message::SyncId { id: 0x6660 });
+            world.settle();
+        }
+        stand_alone(&world, DisconnectReason::HandlerVeto);
+    }
+    let mut world = source();
+    world.fate(Kind::Helper, Fate::Fail(3));
+    assert_eq!(
+        world.connect().vector().connection,
+        ConnectionState::SyncSource,
+        "3: unknown to old tools"
+    );
+}
+
+#[test]
+fn split_brain_ends_stand_alone() {
+    let mut world = World::new(Detach);
+    world.superblock = superblock(good_flags(), [0x2000, BASE, 0, 0]);
+    world.peer.ids = [0x3000, BASE, 0, 0];
+    let world = world.attach().connect();
+    stand_alone(&world, DisconnectReason::SplitBrain);
+    assert!(world.snapshot().reasons.split_brain.is_some());
+    assert!(world.count(0, handler(Handler::SplitBrain)) == 1);
+    assert!(
+        world
+            .find(0, |event| matches!(
+                event,
+                Event::Wish(crate::peer::LinkWish::Down)
+            ))
+            .is_some()
+    );
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+}
+
+#[test]
+fn unrelated_data_ends_stand_alone() {
+    let mut world = World::new(Detach);
+    world.superblock = superblock(good_flags(), [BASE, 0, 0x1110, 0x1220]);
+    world.peer.ids = [0x7770, 0, 0x3330, 0x4440];
+    let world = world.attach().connect();
+    stand_alone(&world, DisconnectReason::UnrelatedData);
+}
+
+#[test]
+fn a_peer_that_is_too_small_is_refused() {
+    let mut world = World::attached(Detach);
+    world.peer.sectors /= 2;
+    let world = world.connect();
+    stand_alone(&world, DisconnectReason::TooSmall);
+}
+
+#[test]
+fn a_diskless_primary_refuses_foreign_data() {
+    let mut world = World::primary_connected(Detach);
+    world.command(Command::Detach { force: true });
+    world.settle();
+    world.link_down();
+    world.peer.ids = [0x7770, 0x7660, 0, 0];
+    world.link_up();
+    world.settle();
+    stand_alone(&world, DisconnectReason::DataNotCurrent);
+}
+
+#[test]
+fn a_new_generation_that_is_not_durable_is_not_the_exposed_one() {
+    // E68 and P7: else no disk that still exists would ever be accepted again.
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Fail(EIO));
+    world.fate(Kind::WriteOut, Fate::Fail(EIO));
+    world.link_down();
+    assert_eq!(world.snapshot().exposed.without_role().0, BASE);
+    world.pass(60_000);
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    world.fates.clear();
+    world.link_up();
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::Connected);
+}
+
+#[test]
+fn generation_then_answers_when_the_link_is_lost() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.link_down();
+    world.settle();
+    assert!(!world.snapshot().alone_settled);
+    world.release(Kind::SuperblockWrite);
+    assert!(world.snapshot().alone_settled);
+    let slots = world.superblock.generations.slots();
+    assert_ne!(slots[0] | 1, BASE | 1);
+    assert_eq!(slots[1] & !1, BASE);
+    assert_eq!(world.snapshot().exposed.0, slots[0]);
+}
+
+#[test]
+fn a_secondary_that_loses_the_link_makes_no_generation() {
+    let mut world = World::connected(Detach);
+    let from = world.mark();
+    world.link_down();
+    world.settle();
+    assert_eq!(world.superblock.generations.slots(), [BASE, 0, 0, 0]);
+    assert_eq!(world.find(from, generations), None);
+}
+
+#[test]
+fn parameters_wait_for_a_generation_under_way() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.link_down();
+    let from = world.mark();
+    world.link_up();
+    world.settle();
+    assert_eq!(world.find(from, generations), None);
+    world.release(Kind::SuperblockWrite);
+    assert!(world.at(from, superblock_written) < world.at(from, generations));
+}
+
+fn peer_tells(world: &mut World, number: u64, attach_id: u64) {
+    world.hear(Message::Tell {
+        number,
+        attach_id,
+        failed: true,
+        records: Vec::<WireRecord>::new(),
+    });
+}
+
+#[test]
+fn i26_one_generation_for_one_loss_of_the_peers_disk() {
+    let mut world = World::primary_connected(Detach);
+    let from = world.mark();
+    world.fate(Kind::Record, Fate::Hold);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    peer_tells(&mut world, 1, 77);
+    world.settle();
+    assert_eq!(world.vector().peer_disk, DiskState::Failed);
+    assert!(!world.snapshot().peer_loss_settled, "T4");
+    assert_eq!(world.find(from, told), None);
+    world.release(Kind::Record);
+    assert_eq!(
+        world.find(from, told),
+        None,
+        "not before the generation is durable"
+    );
+    world.release(Kind::SuperblockWrite);
+    let answer = world.at(from, told);
+    let written = world.at(
+        from,
+        |event| matches!(event, Event::Superblock(block) if block.generations.slots()[1] & !1 == BASE),
+    );
+    assert!(written < answer);
+    let current = world.superblock.generations.current;
+    assert!(
+        matches!(world.events[answer], Event::Peer(Message::Told { number: 1, current: c, new_generation: true }) if c == current)
+    );
+    peer_tells(&mut world, 2, 77);
+    world.peer.disk = DiskState::Diskless;
+    world.peer_state();
+    world.settle();
+    assert_eq!(world.superblock.generations.current, current, "one for one life");
+    let repeated = world.at(answer + 1, told);
+    assert!(matches!(
+        world.events[repeated],
+        Event::Peer(Message::Told {
+            number: 2,
+            new_generation: true,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn t4_marked_or_diskless_settles_the_peers_loss() {
+    for marked in [true, false] {
+        let mut world = World::primary_connected(Detach);
+        peer_tells(&mut world, 1, 77);
+        world.settle();
+        assert!(!world.snapshot().peer_loss_settled);
+        if marked {
+            let generation = world.superblock.generations.current;
+            world.hear(Message::Marked { generation });
+        } else {
+            world.peer.disk = DiskState::Diskless;
+            world.peer_state();
+        }
+        assert!(world.snapshot().peer_loss_settled);
+    }
+    let mut world = World::primary_connected(Detach);
+    peer_tells(&mut world, 1, 77);
+    world.settle();
+    world.link_down();
+    assert!(world.snapshot().peer_loss_settled, "the link is lost");
+}
+
+#[test]
+fn no_generation_for_a_peer_that_detaches_while_both_are_secondary() {
+    let mut world = World::connected(Detach);
+    let from = world.mark();
+    peer_tells(&mut world, 1, 77);
+    world.settle();
+    let answer = world.at(from, told);
+    assert!(matches!(
+        world.events[answer],
+        Event::Peer(Message::Told {
+            new_generation: false,
+            ..
+        })
+    ));
+    assert_eq!(world.superblock.generations.slots(), [BASE, 0, 0, 0]);
+}
+
+#[test]
+fn a_diskless_primary_is_named_a_generation_that_is_durable() {
+    let mut world = World::attached(Detach);
+    world.peer.attached = false;
+    world.peer.disk = DiskState::Diskless;
+    world.peer.role = Role::Primary;
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    let mut world = world.connect();
+    let from = world.mark();
+    world.release(Kind::SuperblockWrite);
+    assert!(world.at(from, superblock_written) < world.at(from, generations));
+    assert_eq!(world.superblock.generations.slots()[1] & !1, BASE);
+}
+
+#[test]
+fn t1_a_diskless_primary_answers_only_after_it_has_noted_the_new_generation() {
+    let mut world = World::primary_connected(Detach);
+    world.command(Command::Detach { force: false });
+    world.settle();
+    assert!(world.snapshot().own_loss_settled);
+    world.link_down();
+    world.peer.ids = [0xABC0, PEER_NEW, BASE, 0];
+    world.peer.made_for_loss_of = 0;
+    // The same generation as before, at first; then the peer names another for this Primary without a disk.
+    world.peer.ids = [PEER_NEW, BASE, 0, 0];
+    world.link_up();
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::Connected);
+    world.fate(Kind::SetHeader, Fate::Hold);
+    world.peer.ids = [0xABC0, BASE, PEER_NEW, 0];
+    world.peer_generations();
+    world.settle();
+    assert!(
+        !world.snapshot().own_loss_settled,
+        "M for the new generation is missing"
+    );
+    world.release(Kind::SetHeader);
+    assert!(world.snapshot().own_loss_settled);
+    assert_eq!(world.health.as_ref().unwrap().outdated_since, Some(0xABC0));
+}
+
+#[test]
+fn an_error_whose_tell_was_lost_with_the_link_is_settled_after_the_next_connect() {
+    let mut world = World::primary_connected(PassOn);
+    world.fate(Kind::Told, Fate::Hold);
+    world.read_error(100);
+    world.settle();
+    world.link_down();
+    world.fates.clear();
+    world.settle();
+    assert_eq!(world.snapshot().errors_settled.0, 0);
+    world.link_up();
+    world.settle();
+    assert!(world.vector().connection.is_connected_or_better());
+    assert_eq!(
+        world.snapshot().errors_settled.0,
+        1,
+        "a write may wait for it (T1)"
+    );
+}
+
+#[test]
+fn a_connection_of_yesterday_changes_nothing() {
+    let mut world = World::connected(Detach);
+    world.link_down();
+    let before = world.vector();
+    world.send(StateIn::Peer {
+        connection: ConnectionNumber(1),
+        message: Message::SyncId { id: 9 },
+    });
+    world.send(StateIn::PeerRecordsMerged {
+        connection: ConnectionNumber(1),
+        own_bad: 1,
+        peer_bad: 1,
+    });
+    world.send(StateIn::BitmapExchanged {
+        connection: ConnectionNumber(1),
+        set_bits: 1,
+    });
+    assert_eq!(world.vector(), before);
+}
+
+#[test]
+fn a_peer_that_sends_no_parameters_is_dropped_in_time() {
+    let mut world = World::attached(Detach);
+    world.command(Command::Connect {
+        discard_my_data: false,
+    });
+    world.connection = 1;
+    world.send(StateIn::Link(crate::volume::machine::LinkFact::Up {
+        connection: ConnectionNumber(1),
+        resolver: false,
+        features: 0,
+        peer_process: 1,
+    }));
+    world.pass(10_001);
+    assert!(world.events.iter().any(|event| matches!(event, Event::Dropped)));
+}
+
+#[test]
+fn known_bad_blocks_are_resynced_though_generations_are_equal() {
+    for (own, peer, state) in [
+        (1, 0, ConnectionState::WFSyncUUID),
+        (0, 1, ConnectionState::SyncSource),
+    ] {
+        let mut world = World::attached(Detach);
+        world.peer.own_bad = own;
+        world.peer.peer_bad = peer;
+        assert_eq!(world.connect().vector().connection, state);
+    }
+}
+
+#[test]
+fn i23_pass_on_repair_that_is_refused_is_not_asked_without_end() {
+    let mut world = World::primary_connected(PassOn);
+    world.fate(Kind::Consent, Fate::Fail(-18));
+    let from = world.mark();
+    world.read_error(100);
+    world.settle();
+    assert!(world.count(from, request(RequestedChange::ResyncToMe)) <= 2);
+}
+
+#[test]
+fn a_new_state_part_of_a_source_makes_the_connection_anew() {
+    let mut world = source().connect();
+    world.restart_state();
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::WFConnection);
+    assert!(world.events.iter().any(|event| matches!(event, Event::Dropped)));
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+}
