@@ -250,6 +250,22 @@ impl StatePart {
         }
     }
 
+    /// The own bad-block list is full (9.5): the disk is given up for a copy at the peer, at once or when there is one.
+    pub(super) fn too_many_bad(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let vector = *self.vector();
+        let cause = DetachCause::TooManyBad;
+        if let Some(detach) = self.detach.as_mut() {
+            return detach.note(cause);
+        }
+        let peer_has_it =
+            vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate;
+        if peer_has_it && vector.disk.is_usable() {
+            return self.begin_detach(cause, false, cx, out);
+        }
+        out.fact(Fact::Alert { what: format!("{cause}, but no good copy is reachable: the detach waits until the peer is UpToDate; connect the peer, and replace the disk") });
+        self.errors.pending_detach.get_or_insert((cause, None));
+    }
+
     pub(super) fn disk_timeout(
         &mut self,
         operation: &'static str,
