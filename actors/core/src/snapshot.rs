@@ -120,6 +120,8 @@ pub struct Snapshot {
     /// The own disk is gone (or going) and T and M are reached for that loss: a write that only the peer has may be
     /// answered (T1).
     pub own_loss_settled: bool,
+    /// Highest error of the own disk that this state has taken into account.
+    pub errors_seen: ErrorNumber,
     /// Highest n such that T and M are reached for every error up to n (T1 for a disk that stays attached).
     pub errors_settled: ErrorNumber,
     /// The peer's disk is gone and the peer said *marked*, or its disk was never lost in this connection: a write that only

@@ -331,11 +331,11 @@ pub enum Message {
         /// From the request.
         range: SectorRange,
     },
-    /// Answer: these blocks can not be read at the source.
+    /// Answer: these blocks can not be read at the source, ever. (A source that cannot serve now says `ReadFailed` with EAGAIN.)
     ResyncFailed {
         /// From the request.
         request: u64,
-        /// From the request.
+        /// The part of the request that is lost; the rest may be asked for again.
         range: SectorRange,
     },
     /// The target has written the blocks: both sides may clear their bits.

@@ -21,6 +21,10 @@ pub(super) struct Exchange {
     running: Option<(ConnectionNumber, bool)>,
     /// Ordered; marks up to this one come first.
     ordered: Option<(ConnectionNumber, bool, MarkNumber)>,
+    /// First page that the peer has not sent yet: it sends all, in order.
+    next_page: u32,
+    /// Bits that were set in what it sent.
+    received: u64,
     early: Vec<(ConnectionNumber, PeerFrame)>,
 }
 
@@ -38,14 +42,19 @@ impl BitmapPart {
     }
 
     pub(super) fn begin_ordered_exchange(&mut self, out: &mut Outbox<BitmapEffect>) {
-        let last = self.last_mark;
-        if let Some((connection, source, _)) = self.exchange.ordered.take_if(|(_, _, after)| *after <= last) {
+        let due = self
+            .exchange
+            .ordered
+            .is_some_and(|(_, _, after)| self.marks_arrived(after));
+        if let Some((connection, source, _)) = self.exchange.ordered.take_if(|_| due) {
             self.begin_exchange(connection, source, out);
         }
     }
 
     fn begin_exchange(&mut self, connection: ConnectionNumber, source: bool, out: &mut Outbox<BitmapEffect>) {
         self.exchange.running = Some((connection, source));
+        self.exchange.next_page = 0;
+        self.exchange.received = 0;
         if source {
             self.send_map(connection, out);
         }
@@ -123,8 +132,20 @@ impl BitmapPart {
             Some((of, source)) if of == connection => self.take_frame(connection, source, frame, out),
             _ => {
                 // The peer was faster: its map waits until the state part has decided too.
+                if self.exchange.early.iter().any(|(of, _)| *of > connection) {
+                    return;
+                }
                 self.exchange.early.retain(|(of, _)| *of == connection);
                 self.exchange.early.push((connection, frame));
+                let pages = self
+                    .loaded
+                    .as_ref()
+                    .map_or(u32::MAX, |loaded| loaded.map.page_count());
+                if self.exchange.early.len() as u64 > u64::from(pages) + 1 {
+                    // A whole map has no more frames than pages, and its end.
+                    self.exchange.early.clear();
+                    self.wrong_map(connection, out);
+                }
             }
         }
     }
@@ -145,13 +166,15 @@ impl BitmapPart {
                 let payload = frame.payload.as_deref().unwrap_or_default();
                 let fits = self.merge_pages(first_page, pages, encoding, payload);
                 if !fits {
-                    let text = "the peer's bitmap does not fit this volume".to_owned();
-                    out.fact(Fact::Surprise { what: text.clone() });
-                    out.send(To::Peer(PeerIn::Drop { connection, text }));
-                    self.exchange.running = None;
+                    self.wrong_map(connection, out);
                 }
             }
-            Message::BitmapEnd { .. } => {
+            Message::BitmapEnd { set_bits } => {
+                let pages = self.loaded.as_ref().map(|loaded| loaded.map.page_count());
+                // A page that is missing would leave blocks that differ without a bit.
+                if pages != Some(self.exchange.next_page) || set_bits != self.exchange.received {
+                    return self.wrong_map(connection, out);
+                }
                 self.exchange.running = None;
                 self.pages.lazily = true;
                 if !source {
@@ -164,27 +187,41 @@ impl BitmapPart {
         }
     }
 
+    fn wrong_map(&mut self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
+        let text = "the peer's bitmap does not fit this volume".to_owned();
+        out.fact(Fact::Surprise { what: text.clone() });
+        out.send(To::Peer(PeerIn::Drop { connection, text }));
+        self.exchange.running = None;
+    }
+
     fn merge_pages(&mut self, first: u32, pages: u32, encoding: BitmapEncoding, payload: &[u8]) -> bool {
         let Some(loaded) = self.loaded.as_mut() else {
             return false;
         };
+        if first != self.exchange.next_page {
+            return false;
+        }
         let Some(end) = first
             .checked_add(pages)
             .filter(|&end| end <= loaded.map.page_count())
         else {
             return false;
         };
+        self.exchange.next_page = end;
         match encoding {
             BitmapEncoding::Uniform(false) => true,
             BitmapEncoding::Uniform(true) => {
                 for page in first..end {
                     if let Some(blocks) = page_blocks(page, loaded.map.bits()) {
                         loaded.map.set(blocks);
+                        self.exchange.received += u64::from(blocks.count());
                     }
                 }
                 true
             }
             BitmapEncoding::Pages => {
+                let ones = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
+                self.exchange.received += ones(payload);
                 payload.len() == pages as usize * META_BLOCK_BYTES
                     && (first..end)
                         .zip(payload.chunks_exact(META_BLOCK_BYTES))

@@ -7,8 +7,10 @@ use crate::identity::{ConnectionNumber, Query};
 use crate::part::{Outbox, To};
 use crate::volume::machine::StateIn;
 use crate::volume::state::DetachCause;
+use mendblock_net::wire::message::Message;
 use mendblock_storage::format::anchor::{Anchor, StoredAnchor};
 use mendblock_storage::health::{DetachCause as FileCause, GenerationSlots, Health, LastDetach, LossMark};
+use mendblock_storage::units::BlockRange;
 use std::collections::BTreeMap;
 
 /// Who waits for a version of the file.
@@ -17,6 +19,10 @@ enum Waiter {
     Query(Query),
     /// The peer's lists are merged on this connection.
     Merged(ConnectionNumber),
+    /// The peer is told that its tombstones may go (6.4): not before its blocks are dropped durably here.
+    Confirm(ConnectionNumber, Vec<BlockRange>),
+    /// The peer is told that blocks are healed (6.4): not before the tombstones are durable.
+    TellHealed(Vec<BlockRange>),
 }
 
 /// The writer and what it writes.
@@ -28,7 +34,15 @@ pub(super) struct HealthWriter {
     /// Counts changes; a write carries the version that it began with.
     pub version: u64,
     durable: u64,
-    writing: Option<(u64, u64)>,
+    writing: Option<(u64, u64, Anchor)>,
+    /// What is durable, for the next superblock (9.3).
+    anchor: Option<Anchor>,
+    /// The version with blocks that were lost: no answer to the resync part before it is durable (9.5).
+    lost: u64,
+    /// The list was lost (9.3) and there is no file of this disk yet that every set bit could be entered into.
+    pub list_lost: bool,
+    /// The own list is full, and the state part was told.
+    pub too_many_bad: bool,
     waiters: Vec<(u64, Waiter)>,
     /// A random number for the id of a new file.
     pub id_source: Option<u64>,
@@ -41,6 +55,16 @@ impl HealthWriter {
         self.version += 1;
         self.version
     }
+
+    /// Blocks were lost: see [`Self::lost_is_durable`].
+    pub fn lost(&mut self) {
+        self.lost = self.changed();
+    }
+
+    /// Every lost block is in the file, or cannot be written there.
+    pub fn lost_is_durable(&self) -> bool {
+        self.durable >= self.lost
+    }
 }
 
 impl BitmapPart {
@@ -49,6 +73,14 @@ impl BitmapPart {
             .into_iter()
             .filter_map(|(_, bytes)| Health::parse(&bytes).ok());
         self.health.content = contents.next();
+        self.health.anchor = self.health.content.as_ref().map(anchor_of);
+        // A predecessor's write may still be on its way, and its end comes here: no two generations use the same number. (One
+        // write at a time: theirs is at most one above what was read, plus what they skipped.)
+        if self.generation.0 > 1
+            && let Some(health) = self.health.content.as_mut()
+        {
+            health.sequence += self.generation.0;
+        }
         self.health.archives = contents.map(|health| (health.device_id, health)).collect();
         self.lists_changed();
     }
@@ -66,6 +98,7 @@ impl BitmapPart {
             && let Some(archived) = self.health.archives.remove(&device)
         {
             // The disk of an archive comes back: its list counts again.
+            self.health.anchor = Some(anchor_of(&archived));
             if let Some(present) = self.health.content.replace(archived) {
                 self.health.archives.insert(present.device_id, present);
             }
@@ -75,7 +108,7 @@ impl BitmapPart {
             .content
             .as_ref()
             .filter(|health| Some(health.device_id) == wanted);
-        let header = health.map(|health| Box::new(header_of(health)));
+        let header = health.map(|health| Box::new(header_of(health, self.health.anchor)));
         let bad_blocks = health.map_or(0, |health| health.records.own_blocks());
         out.send(To::State(StateIn::HealthLoaded {
             query,
@@ -89,6 +122,7 @@ impl BitmapPart {
         let (now, generation) = (self.now_wall, self.current_generation());
         if let Some((device_id, attach_id)) = change.attached {
             self.attached(device_id, attach_id);
+            self.every_bit_is_suspect(out);
         }
         let Some(health) = self.health.content.as_mut() else {
             // No disk was ever attached: there is nothing that could be outdated.
@@ -139,11 +173,14 @@ impl BitmapPart {
             }
             let id = self.health.id_source.take().unwrap_or(device_id);
             let fresh = || Health::new(id, &self.configuration.volume, device_id);
-            self.health.content = Some(self.health.archives.remove(&device_id).unwrap_or_else(fresh));
+            let archived = self.health.archives.remove(&device_id);
+            self.health.anchor = archived.as_ref().map(anchor_of);
+            self.health.content = Some(archived.unwrap_or_else(fresh));
         }
         if let Some(health) = self.health.content.as_mut() {
             health.attach_id = attach_id;
         }
+        self.health.too_many_bad = false;
         self.lists_changed();
     }
 
@@ -167,6 +204,27 @@ impl BitmapPart {
         self.health.waiters.push((version, Waiter::Merged(connection)));
     }
 
+    /// Confirms to the peer, once it is durable, that its blocks are dropped here. Without a file nothing can come back.
+    pub(super) fn confirm(
+        &mut self,
+        connection: ConnectionNumber,
+        ranges: Vec<BlockRange>,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
+        if self.health.content.is_none() {
+            return self.send_on(connection, Message::ClearedAck { ranges }, None, out);
+        }
+        let version = self.health.changed();
+        self.health
+            .waiters
+            .push((version, Waiter::Confirm(connection, ranges)));
+    }
+
+    pub(super) fn tell_healed(&mut self, ranges: Vec<BlockRange>) {
+        let version = self.health.changed();
+        self.health.waiters.push((version, Waiter::TellHealed(ranges)));
+    }
+
     pub(super) fn write_health(&mut self, out: &mut Outbox<BitmapEffect>) {
         if self.health.writing.is_some() || self.health.durable >= self.health.version {
             return;
@@ -177,7 +235,7 @@ impl BitmapPart {
         health.sequence += 1;
         let (sequence, device_id) = (health.sequence, health.device_id);
         let bytes = health.encode();
-        self.health.writing = Some((sequence, self.health.version));
+        self.health.writing = Some((sequence, self.health.version, anchor_of(health)));
         out.effect(BitmapEffect::WriteHealth {
             device_id,
             slot: (sequence & 1) as u8,
@@ -192,7 +250,8 @@ impl BitmapPart {
         result: Result<(), i32>,
         out: &mut Outbox<BitmapEffect>,
     ) {
-        let Some((_, version)) = self.health.writing.filter(|(writing, _)| *writing == sequence) else {
+        let Some((_, version, anchor)) = self.health.writing.filter(|(writing, ..)| *writing == sequence)
+        else {
             return;
         };
         self.health.writing = None;
@@ -202,6 +261,11 @@ impl BitmapPart {
             out.fact(Fact::Alert { what: format!("the health file cannot be written (errno {errno}): check the node's state-dir; bad blocks are known to the bitmap and the peer alone") });
         }
         self.health.failed = result.is_err();
+        let same = |health: &Health| health.health_id == anchor.health_id;
+        if result.is_ok() && self.health.content.as_ref().is_some_and(same) {
+            self.health.anchor = Some(anchor);
+            out.send(To::State(StateIn::Anchor(StoredAnchor::Present(anchor))));
+        }
         let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.health.waiters)
             .into_iter()
             .partition(|(of, _)| *of <= version);
@@ -213,6 +277,12 @@ impl BitmapPart {
                     durable: result.is_ok(),
                 })),
                 Waiter::Merged(connection) => self.report_merge(connection, out),
+                // Not confirmed, the peer keeps its tombstones; not told, it keeps its suspect records: both only too long.
+                Waiter::Confirm(..) | Waiter::TellHealed(_) if result.is_err() => {}
+                Waiter::Confirm(connection, ranges) => {
+                    self.send_on(connection, Message::ClearedAck { ranges }, None, out);
+                }
+                Waiter::TellHealed(ranges) => self.send(Message::Cleared { ranges }, out),
             }
         }
         for waiting in self
@@ -222,23 +292,26 @@ impl BitmapPart {
             .filter(|waiting| waiting.record.is_some_and(|of| of <= version))
         {
             waiting.record = None;
-            waiting.record_lost = result.is_err();
+            waiting.record_lost |= result.is_err();
         }
     }
 }
 
-fn header_of(health: &Health) -> HealthHeader {
-    let ids = health.ids;
-    let listed = health.records.records().len();
-    let anchor = Anchor {
+/// The anchor that names this content. Its count is that of the own list: what is lost with the file is lost for good.
+fn anchor_of(health: &Health) -> Anchor {
+    Anchor {
         health_id: health.health_id,
         sequence: health.sequence,
-        record_count: u32::try_from(listed).unwrap_or(u32::MAX),
-    };
+        record_count: u32::try_from(health.records.own_ranges()).unwrap_or(u32::MAX),
+    }
+}
+
+fn header_of(health: &Health, anchor: Option<Anchor>) -> HealthHeader {
+    let ids = health.ids;
     HealthHeader {
         device_id: health.device_id,
-        sequence: health.sequence,
-        anchor: StoredAnchor::Present(anchor),
+        sequence: anchor.map_or(0, |anchor| anchor.sequence),
+        anchor: anchor.map_or(StoredAnchor::Absent, StoredAnchor::Present),
         attach_id: health.attach_id,
         slots: [ids.current, ids.bitmap, ids.history[0], ids.history[1]],
         outdated_since: health.outdated_since(),

@@ -8,11 +8,9 @@ use crate::part::{Outbox, To};
 use crate::peer::PeerFrame;
 use crate::volume::machine::StateIn;
 use mendblock_net::wire::message::{Message, WireRecord};
-use mendblock_storage::health::{BlockState, Cause, GoodAt, Record, Whose};
+use mendblock_net::wire::prelude::MAX_RECORDS;
+use mendblock_storage::health::{BlockState, Cause, Change, GoodAt, Record, Whose};
 use mendblock_storage::units::BlockRange;
-
-/// Records in one message at the most.
-const RECORDS_AT_ONCE: usize = 512;
 
 impl BitmapPart {
     /// Sends the own list, what is known of the peer's blocks, and the tombstones.
@@ -34,20 +32,19 @@ impl BitmapPart {
         let tombstones: Vec<BlockRange> = records
             .map(|records| records.tombstones().map(|record| record.range).collect())
             .unwrap_or_default();
-        let parts = own
-            .len()
-            .max(suspect.len())
-            .max(tombstones.len())
-            .div_ceil(RECORDS_AT_ONCE)
-            .max(1);
-        for part in 0..parts {
+        let (mut own, mut suspect, mut tombstones) = (&own[..], &suspect[..], &tombstones[..]);
+        loop {
+            let mut room = MAX_RECORDS;
             let message = Message::BadBlocks {
-                own: slice(&own, part),
-                suspect: slice(&suspect, part),
-                tombstones: slice(&tombstones, part),
-                last: part + 1 == parts,
+                own: take(&mut own, &mut room),
+                suspect: take(&mut suspect, &mut room),
+                tombstones: take(&mut tombstones, &mut room),
+                last: own.is_empty() && suspect.is_empty() && tombstones.is_empty(),
             };
             self.send_on(connection, message, None, out);
+            if own.is_empty() && suspect.is_empty() && tombstones.is_empty() {
+                return;
+            }
         }
     }
 
@@ -125,21 +122,15 @@ impl BitmapPart {
             }
         }
         self.bits_of_lists();
+        self.pages.lazily = true;
         self.lists_changed();
         if !tombstones.is_empty() {
-            self.send_on(
-                connection,
-                Message::ClearedAck {
-                    ranges: tombstones.to_vec(),
-                },
-                None,
-                out,
-            );
+            self.confirm(connection, tombstones.to_vec(), out);
         }
     }
 
-    /// The peer healed blocks: they are no longer suspect. Its tombstones may go when this is durable; a lost acknowledgement
-    /// only leaves them a little longer.
+    /// The peer healed blocks: they are no longer suspect, and what is lost here can be had there (9.4). Its tombstones may
+    /// go when this is durable (6.4): an old suspect record that came back would let its healed block be overwritten.
     fn peer_cleared(
         &mut self,
         connection: ConnectionNumber,
@@ -150,11 +141,11 @@ impl BitmapPart {
         if let Some(health) = self.health.content.as_mut() {
             for &range in &ranges {
                 let _ = health.records.drop_suspects(peer, range);
+                let _ = health.records.update(Whose::Own, range, Change::Found);
             }
         }
-        self.health.changed();
         self.lists_changed();
-        self.send_on(connection, Message::ClearedAck { ranges }, None, out);
+        self.confirm(connection, ranges, out);
     }
 
     pub(super) fn report_merge(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
@@ -172,12 +163,12 @@ impl BitmapPart {
     }
 }
 
-fn slice<T: Clone>(all: &[T], part: usize) -> Vec<T> {
-    all.iter()
-        .skip(part * RECORDS_AT_ONCE)
-        .take(RECORDS_AT_ONCE)
-        .cloned()
-        .collect()
+/// The next entries of a list that have room in a message.
+fn take<T: Clone>(from: &mut &[T], room: &mut usize) -> Vec<T> {
+    let (now, later) = from.split_at(from.len().min(*room));
+    *from = later;
+    *room -= now.len();
+    now.to_vec()
 }
 
 fn to_wire(record: &Record) -> WireRecord {

@@ -164,10 +164,14 @@ impl BitmapPart {
         let list_lost = loading.plan.list_lost;
         let map = loading.map.clone();
         self.loaded = Some(Loaded { map, layout });
+        self.pages.unflushed = true;
+        // The bits that were cleared before came back from the disk: none is owed to it.
+        self.pages.cleared = false;
         self.bits_of_lists();
-        if list_lost {
-            self.every_bit_is_suspect(out);
+        if query.is_some() {
+            self.health.list_lost = list_lost;
         }
+        self.every_bit_is_suspect(out);
         match query {
             Some(query) => self.pages.want_whole(Whole::Load(query)),
             None => {

@@ -8,6 +8,8 @@ mod load;
 mod pages;
 mod part;
 mod records;
+#[cfg(test)]
+mod tests;
 
 pub use part::BitmapPart;
 

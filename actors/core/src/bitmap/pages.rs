@@ -12,7 +12,7 @@ use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, Query};
 use crate::part::{Outbox, PartName, To};
 use crate::volume::machine::StateIn;
 use mendblock_storage::buffer::Buffer;
-use mendblock_storage::dirty::PageVersion;
+use mendblock_storage::dirty::{DirtyMap, PageVersion};
 use std::collections::BTreeMap;
 
 /// Who waits for bits (and records) to be durable.
@@ -40,6 +40,8 @@ pub(super) struct Waiting {
     pub record: Option<u64>,
     /// The record could not be written.
     pub record_lost: bool,
+    /// The pages could not be written: the disk fails (M1: without a retry).
+    failed: bool,
     /// It belongs to the batch that is being written.
     batch: bool,
 }
@@ -51,6 +53,7 @@ impl Waiting {
             bits: false,
             record,
             record_lost: false,
+            failed: false,
             batch: false,
         }
     }
@@ -82,6 +85,8 @@ enum Stage {
 pub(super) struct PageWriter {
     stage: Stage,
     versions: Vec<(u32, PageVersion)>,
+    /// The bits as they were when the batch began: what was cleared since is not covered by its flush of the data.
+    content: Option<DirtyMap>,
     failed: Option<i32>,
     wanted: Vec<WriteOut>,
     pub waiting: Vec<Waiting>,
@@ -91,8 +96,12 @@ pub(super) struct PageWriter {
     pub uncovered: bool,
     /// Changes of pages are wanted on disk soon without anybody waiting (notices, clears).
     pub lazily: bool,
-    /// Everything is to be written for this one (load, set-all).
-    whole: Option<Whole>,
+    /// What was read may have been written by a predecessor without a flush: the next batch flushes in any case (R4).
+    pub unflushed: bool,
+    /// Everything is to be written for these (load, set-all).
+    whole: Vec<Whole>,
+    /// Those of the batch that is being written.
+    whole_batch: Vec<Whole>,
 }
 
 /// Who ordered a write of everything that changed.
@@ -113,7 +122,7 @@ impl PageWriter {
     }
 
     pub fn want_whole(&mut self, whole: Whole) {
-        self.whole = Some(whole);
+        self.whole.push(whole);
     }
 }
 
@@ -122,24 +131,31 @@ impl BitmapPart {
     pub(super) fn write_pages(&mut self, out: &mut Outbox<BitmapEffect>) {
         if !matches!(self.pages.stage, Stage::Idle)
             || self.is_recovering()
-            || self.loading.is_some() && self.pages.whole.is_none()
+            || self.loading.is_some() && self.pages.whole.is_empty()
         {
             return;
         }
         let in_use = self.in_use();
-        let last = self.last_mark;
-        let due = self.pages.wanted.iter().any(|wanted| wanted.after <= last);
-        let marks = in_use && self.pages.waiting.iter().any(|waiting| !waiting.bits);
-        let lazily = in_use && self.pages.lazily;
-        if !(due || marks || lazily || self.pages.whole.is_some()) {
-            return;
+        let mut wanted = std::mem::take(&mut self.pages.wanted);
+        for wanted in &mut wanted {
+            wanted.batch = self.marks_arrived(wanted.after);
         }
-        for wanted in self.pages.wanted.iter_mut().filter(|wanted| wanted.after <= last) {
-            wanted.batch = true;
+        let due = wanted.iter().any(|wanted| wanted.batch);
+        self.pages.wanted = wanted;
+        let marks = in_use
+            && self
+                .pages
+                .waiting
+                .iter()
+                .any(|waiting| !waiting.bits && !waiting.failed);
+        let lazily = in_use && self.pages.lazily;
+        if !(due || marks || lazily || !self.pages.whole.is_empty()) {
+            return;
         }
         for waiting in &mut self.pages.waiting {
             waiting.batch = true;
         }
+        self.pages.whole_batch = std::mem::take(&mut self.pages.whole);
         self.pages.lazily = false;
         self.pages.failed = None;
         let Some(loaded) = self.loaded.as_ref() else {
@@ -147,8 +163,14 @@ impl BitmapPart {
         };
         self.pages.versions = loaded.map.changed_pages().collect();
         if self.pages.versions.is_empty() {
+            if self.pages.unflushed {
+                let number = self.submit(MetaKind::Flush, out);
+                self.pages.stage = Stage::After(number);
+                return;
+            }
             return self.batch_ended(Ok(()), out);
         }
+        self.pages.content = Some(loaded.map.clone());
         if std::mem::take(&mut self.pages.cleared) {
             let number = self.submit(MetaKind::Flush, out);
             self.pages.stage = Stage::Before(number);
@@ -160,11 +182,11 @@ impl BitmapPart {
     fn send_pages(&mut self, out: &mut Outbox<BitmapEffect>) {
         let mut open = BTreeMap::new();
         for (page, _) in self.pages.versions.clone() {
-            let Some(loaded) = self.loaded.as_ref() else {
+            let (Some(loaded), Some(content)) = (self.loaded.as_ref(), self.pages.content.as_ref()) else {
                 return;
             };
             let offset = loaded.layout.bitmap_page_byte(u64::from(page));
-            let buffer = Buffer::from_vec(loaded.map.page_bytes(page).to_vec());
+            let buffer = Buffer::from_vec(content.page_bytes(page).to_vec());
             open.insert(self.submit(MetaKind::WriteLazy { offset, buffer }, out), page);
         }
         self.pages.stage = Stage::Pages(open);
@@ -200,7 +222,10 @@ impl BitmapPart {
                     (false, _) => {}
                 }
             }
-            Stage::After(flush) if *flush == number => self.batch_ended(result, out),
+            Stage::After(flush) if *flush == number => {
+                self.pages.unflushed &= result.is_err();
+                self.batch_ended(result, out);
+            }
             _ => {}
         }
     }
@@ -208,6 +233,7 @@ impl BitmapPart {
     fn batch_ended(&mut self, result: Result<(), i32>, out: &mut Outbox<BitmapEffect>) {
         self.pages.stage = Stage::Idle;
         let versions = std::mem::take(&mut self.pages.versions);
+        self.pages.content = None;
         if result.is_ok() {
             if let Some(loaded) = self.loaded.as_mut() {
                 for &(page, version) in &versions {
@@ -222,7 +248,10 @@ impl BitmapPart {
             }
         }
         for waiting in &mut self.pages.waiting {
-            waiting.bits |= std::mem::take(&mut waiting.batch) && result.is_ok();
+            if std::mem::take(&mut waiting.batch) {
+                waiting.bits |= result.is_ok();
+                waiting.failed |= result.is_err();
+            }
         }
         let uncovered = self.pages.uncovered;
         let (done, rest): (Vec<WriteOut>, Vec<WriteOut>) = std::mem::take(&mut self.pages.wanted)
@@ -232,7 +261,7 @@ impl BitmapPart {
         for wanted in done {
             written_out(&wanted, result, uncovered, out);
         }
-        if let Some(whole) = self.pages.whole.take() {
+        for whole in std::mem::take(&mut self.pages.whole_batch) {
             self.whole_written(whole, result, out);
         }
     }
@@ -249,7 +278,9 @@ impl BitmapPart {
         let in_use = self.in_use() || self.is_recovering();
         let (done, rest): (Vec<Waiting>, Vec<Waiting>) = std::mem::take(&mut self.pages.waiting)
             .into_iter()
-            .partition(|waiting| waiting.record.is_none() && (waiting.bits || (!in_use && !waiting.batch)));
+            .partition(|waiting| {
+                waiting.record.is_none() && (waiting.bits || waiting.failed || (!in_use && !waiting.batch))
+            });
         self.pages.waiting = rest;
         for waiting in done {
             match waiting.owner {
@@ -275,13 +306,16 @@ impl BitmapPart {
     pub(super) fn abandon_pages(&mut self, out: &mut Outbox<BitmapEffect>) {
         self.pages.stage = Stage::Idle;
         self.pages.versions.clear();
+        self.pages.content = None;
         for waiting in &mut self.pages.waiting {
             waiting.batch = false;
         }
         for wanted in std::mem::take(&mut self.pages.wanted) {
             written_out(&wanted, Err(19), self.pages.uncovered, out);
         }
-        if let Some(whole) = self.pages.whole.take() {
+        let mut whole = std::mem::take(&mut self.pages.whole_batch);
+        whole.append(&mut self.pages.whole);
+        for whole in whole {
             self.whole_written(whole, Err(19), out);
         }
     }

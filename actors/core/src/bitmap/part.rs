@@ -4,6 +4,7 @@ use super::exchange::Exchange;
 use super::health::HealthWriter;
 use super::load::Loading;
 use super::pages::PageWriter;
+use super::records::without;
 use super::{BadBlocks, BitmapEffect, BitmapIn, ClearReason};
 use crate::configuration::VolumeConfiguration;
 use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
@@ -41,16 +42,30 @@ pub struct BitmapPart {
     pub(super) health: HealthWriter,
     pub(super) exchange: Exchange,
     pub(super) last_mark: MarkNumber,
+    /// No mark below `last_mark` is still to be replayed to this generation (R5).
+    replayed: bool,
     pub(super) now_wall: u64,
     /// Meta-data operations that were sent and have not come back (repeated to a new disk part).
     outstanding: BTreeMap<u64, MetaKind>,
+    /// The table that a new disk part is asked for; until its answer nothing is submitted (R9).
+    asked: Option<Query>,
     next: u64,
-    pub(super) published: BadBlocks,
+    /// None: this generation has published nothing yet, its predecessor may have.
+    pub(super) published: Option<Arc<BadBlocks>>,
     pub(super) publish: bool,
     bits: u64,
     /// A new generation reads the bitmap again before it does anything else; messages wait meanwhile.
     recovering: Option<Recovering>,
     deferred: Vec<BitmapIn>,
+    questions: Vec<RunQuestion>,
+}
+
+/// A question of the resync part.
+struct RunQuestion {
+    query: Query,
+    from: u64,
+    max_blocks: u32,
+    max_runs: u32,
 }
 
 enum Recovering {
@@ -77,14 +92,17 @@ impl BitmapPart {
             health: HealthWriter::default(),
             exchange: Exchange::default(),
             last_mark: MarkNumber(0),
+            replayed: generation.0 <= 1,
             now_wall: 0,
             outstanding: BTreeMap::new(),
+            asked: None,
             next: generation.0 << 32,
-            published: BadBlocks::default(),
+            published: None,
             publish: false,
             bits: 0,
             recovering: (generation.0 > 1).then_some(Recovering::Snapshot),
             deferred: Vec::new(),
+            questions: Vec::new(),
         }
     }
 
@@ -97,14 +115,21 @@ impl BitmapPart {
     pub(super) fn submit(&mut self, kind: MetaKind, out: &mut Outbox<BitmapEffect>) -> u64 {
         let number = self.number();
         self.outstanding.insert(number, kind.clone());
-        let operation = MetaOperation {
-            holder: PartName::Bitmap,
-            generation: self.generation,
-            number,
-            kind,
-        };
-        out.send(To::Disk(DiskIn::Meta(vec![operation])));
+        if self.asked.is_none() {
+            let operation = MetaOperation {
+                holder: PartName::Bitmap,
+                generation: self.generation,
+                number,
+                kind,
+            };
+            out.send(To::Disk(DiskIn::Meta(vec![operation])));
+        }
         number
+    }
+
+    /// Every mark up to this one is in the bitmap.
+    pub(super) fn marks_arrived(&self, after: MarkNumber) -> bool {
+        after.0 == 0 || (self.replayed && after <= self.last_mark)
     }
 
     pub(super) fn current_generation(&self) -> u64 {
@@ -152,7 +177,12 @@ impl BitmapPart {
                     self.mark(mark, out);
                 }
             }
-            BitmapIn::MarksUpTo { number, .. } => self.last_mark = self.last_mark.max(number),
+            BitmapIn::MarksUpTo { number, generation } => {
+                if generation == self.generation {
+                    self.last_mark = self.last_mark.max(number);
+                    self.replayed = true;
+                }
+            }
             BitmapIn::Clear { ranges, reason } => {
                 for range in ranges {
                     self.clear(range, reason, out);
@@ -179,13 +209,20 @@ impl BitmapPart {
                 source,
                 after,
             } => self.order_exchange(connection, source, after),
+            BitmapIn::Peer { connection, .. }
+                if self.connection().is_some_and(|latest| connection < latest) => {}
             BitmapIn::Peer { connection, frame } => self.peer_frame(connection, frame, out),
             BitmapIn::NextRun {
                 query,
                 from,
                 max_blocks,
                 max_runs,
-            } => self.next_run(query, from, max_blocks, max_runs, out),
+            } => self.questions.push(RunQuestion {
+                query,
+                from,
+                max_blocks,
+                max_runs,
+            }),
             BitmapIn::Lost { ranges } => self.lost(&ranges, out),
             BitmapIn::Meta(completions) => {
                 for completion in completions {
@@ -203,6 +240,12 @@ impl BitmapPart {
             && matches!(
                 message,
                 BitmapIn::Mark(_)
+                    | BitmapIn::Restarted {
+                        part: PartName::Volume,
+                        ..
+                    }
+                    | BitmapIn::Load { .. }
+                    | BitmapIn::ClearAll { .. }
                     | BitmapIn::MarksUpTo { .. }
                     | BitmapIn::Clear { .. }
                     | BitmapIn::WriteOut { .. }
@@ -230,13 +273,18 @@ impl BitmapPart {
     }
 
     fn ask_table(&mut self, out: &mut Outbox<BitmapEffect>) {
-        let query = Query(self.number());
+        let query = self.query_table(out);
         self.recovering = Some(Recovering::Table(query));
+    }
+
+    fn query_table(&mut self, out: &mut Outbox<BitmapEffect>) -> Query {
+        let query = Query(self.number());
         out.send(To::Disk(DiskIn::QueryTable {
             asker: PartName::Bitmap,
             generation: self.generation,
             query,
         }));
+        query
     }
 
     fn table(&mut self, answer: &TableAnswer, out: &mut Outbox<BitmapEffect>) {
@@ -258,6 +306,9 @@ impl BitmapPart {
             }
             self.recovering = Some(Recovering::Reading);
             self.reload(out);
+            return;
+        }
+        if self.asked.take_if(|asked| *asked == answer.query).is_none() {
             return;
         }
         // The disk part was restarted: what its table does not name is done again (R9).
@@ -302,18 +353,14 @@ impl BitmapPart {
         out: &mut Outbox<BitmapEffect>,
     ) {
         match part {
-            // The disk part that was asked is dead.
             PartName::Disk if matches!(self.recovering, Some(Recovering::Table(_))) => self.ask_table(out),
-            PartName::Disk => {
-                let query = Query(self.number());
-                out.send(To::Disk(DiskIn::QueryTable {
-                    asker: PartName::Bitmap,
-                    generation: self.generation,
-                    query,
-                }));
-            }
+            PartName::Disk => self.asked = Some(self.query_table(out)),
             PartName::Volume => {
-                out.send(To::Volume(VolumeIn::BadBlocks(Arc::new(self.published.clone()))));
+                // The picture comes first: no read may go to the peer before the successor has it (R16).
+                self.published = None;
+                self.publish_picture(out);
+                // What its predecessor still owed died with it: there is no replay to wait for.
+                self.replayed = true;
                 out.send(To::Volume(VolumeIn::BitmapIs {
                     generation,
                     last: self.last_mark,
@@ -333,8 +380,13 @@ impl BitmapPart {
     }
 
     fn unload(&mut self, out: &mut Outbox<BitmapEffect>) {
+        if self.is_recovering() {
+            // There is nothing left to read: what waited came before and must not wait for ever.
+            self.recovered(out);
+        }
         self.loaded = None;
         self.loading = None;
+        self.asked = None;
         self.outstanding.clear();
         self.abandon_pages(out);
         self.publish = true;
@@ -348,14 +400,11 @@ impl BitmapPart {
         self.write_pages(out);
         self.write_health(out);
         self.acknowledge(out);
-        if std::mem::take(&mut self.publish) {
-            let picture = self.picture();
-            if picture != self.published {
-                self.published = picture;
-                let shared = Arc::new(self.published.clone());
-                out.send(To::Volume(VolumeIn::BadBlocks(Arc::clone(&shared))));
-                out.effect(BitmapEffect::Publish(shared));
-            }
+        self.answer_questions(out);
+        // Without the bitmap the picture would lack what the peer lacks: the one of the predecessor holds until then.
+        if self.publish && !self.is_recovering() {
+            self.publish = false;
+            self.publish_picture(out);
         }
         let bits = self
             .loaded
@@ -371,33 +420,43 @@ impl BitmapPart {
         }
     }
 
-    fn next_run(
-        &self,
-        query: Query,
-        from: u64,
-        max_blocks: u32,
-        max_runs: u32,
-        out: &mut Outbox<BitmapEffect>,
-    ) {
+    fn publish_picture(&mut self, out: &mut Outbox<BitmapEffect>) {
+        let picture = self.picture();
+        if self.published.as_deref() != Some(&picture) {
+            let shared = Arc::new(picture);
+            self.published = Some(Arc::clone(&shared));
+            out.send(To::Volume(VolumeIn::BadBlocks(Arc::clone(&shared))));
+            out.effect(BitmapEffect::Publish(shared));
+        }
+    }
+
+    /// Answers the resync part; blocks that were lost are durable first (9.5).
+    fn answer_questions(&mut self, out: &mut Outbox<BitmapEffect>) {
+        if self.is_recovering() || !self.health.lost_is_durable() {
+            return;
+        }
+        for question in std::mem::take(&mut self.questions) {
+            self.next_run(&question, out);
+        }
+    }
+
+    fn next_run(&self, question: &RunQuestion, out: &mut Outbox<BitmapEffect>) {
         let (mut runs, mut unfetchable, mut set_bits) = (Vec::new(), 0, 0);
         if let Some(loaded) = self.loaded.as_ref() {
             set_bits = loaded.map.count();
-            unfetchable = self
-                .peer_bad_ranges()
-                .iter()
-                .map(|&range| loaded.map.count_in(range))
-                .sum();
-            let mut at = from;
-            while runs.len() < max_runs as usize {
-                let Some(run) = loaded.map.next_run(at, max_blocks) else {
+            let skipped = self.unfetchable();
+            unfetchable = skipped.iter().map(|&range| loaded.map.count_in(range)).sum();
+            let mut at = question.from;
+            while runs.len() < question.max_runs as usize {
+                let Some(run) = loaded.map.next_run(at, question.max_blocks) else {
                     break;
                 };
                 at = run.end();
-                runs.extend(self.without_peer_bad(run));
+                runs.extend(without(vec![run], &skipped));
             }
         }
         out.send(To::Resync(ResyncIn::Runs {
-            query,
+            query: question.query,
             runs,
             set_bits,
             unfetchable,

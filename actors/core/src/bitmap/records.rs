@@ -7,11 +7,14 @@ use crate::fact::Fact;
 use crate::identity::{ConnectionNumber, ErrorNumber};
 use crate::part::{Outbox, To};
 use crate::peer::{PeerFrame, PeerIn};
+use crate::snapshot::Snapshot;
+use crate::volume::machine::StateIn;
 use crate::volume::state::DiskState;
 use mendblock_net::wire::message::{Message, WireRecord};
-use mendblock_storage::dirty::{BulkReason, Proof};
-use mendblock_storage::health::{Cause, Change, Finding, GoodAt, Record, Removal, Whose};
+use mendblock_storage::dirty::{BulkReason, DirtyMap, Proof};
+use mendblock_storage::health::{BlockState, Cause, Change, Finding, GoodAt, Record, Removal, Whose};
 use mendblock_storage::units::BlockRange;
+use std::sync::Arc;
 
 /// Ranges of blocks that the peer lacks, published at the most: above it they are merged.
 const MAX_LACKING: usize = 2048;
@@ -25,67 +28,101 @@ impl BitmapPart {
     pub(super) fn mark(&mut self, mark: Mark, out: &mut Outbox<BitmapEffect>) {
         self.last_mark = self.last_mark.max(mark.number);
         let (whose, cause, error) = of_reason(mark.reason, self.peer());
-        let mut recorded = false;
+        // A mirrored write whose sender has no UpToDate disk is nowhere else.
+        let nowhere = mark.reason == MarkReason::MissedWrite && !self.peer_is_up_to_date();
+        let mut recorded = Recorded::Not;
         for &range in &mark.ranges {
             if let (Some(whose), Some(cause)) = (whose, cause) {
-                recorded |= self.record(range, whose, cause, out);
+                recorded = recorded.max(self.record(range, whose, cause, nowhere, out));
             }
-            if mark.reason == MarkReason::FailedWrite {
-                recorded |= self.answered_with_error(range);
+            if mark.reason == MarkReason::FailedWrite && self.answered_with_error(range) {
+                recorded = recorded.max(Recorded::Yes);
             }
             self.set_bits(range);
         }
         self.pages.uncovered |= is_uncovered(mark.reason);
-        let version = (recorded && self.health.content.is_some()).then(|| self.health.changed());
-        self.pages.waiting.push(Waiting::new(
-            Owner::Mark {
-                number: mark.number,
-                error,
-            },
-            version,
-        ));
-        if mark.reason == MarkReason::PeerLacks || recorded {
+        let owner = Owner::Mark {
+            number: mark.number,
+            error,
+        };
+        self.wait(owner, recorded);
+        if mark.reason == MarkReason::PeerLacks || recorded != Recorded::Not {
             self.lists_changed();
         }
     }
 
-    /// Enters a range into a list; whether the other node has the content is judged by the bits before this error.
+    fn wait(&mut self, owner: Owner, recorded: Recorded) {
+        let version =
+            (recorded != Recorded::Not && self.health.content.is_some()).then(|| self.health.changed());
+        let mut waiting = Waiting::new(owner, version);
+        waiting.record_lost = recorded == Recorded::Lost;
+        self.pages.waiting.push(waiting);
+    }
+
+    fn peer_is_up_to_date(&self) -> bool {
+        let up_to_date = |snapshot: &Arc<Snapshot>| snapshot.vector.peer_disk == DiskState::UpToDate;
+        self.snapshot.as_ref().is_some_and(up_to_date)
+    }
+
+    /// Enters a range into a list; whether the other node has the content is judged block by block (9.1), by the bits before
+    /// this error; `nowhere`: it has none of it.
     fn record(
         &mut self,
         range: BlockRange,
         whose: Whose,
         cause: Cause,
+        nowhere: bool,
         out: &mut Outbox<BitmapEffect>,
-    ) -> bool {
-        let set_before = self
-            .loaded
-            .as_ref()
-            .is_some_and(|loaded| loaded.map.any_in(range));
-        let good_at = if set_before { GoodAt::No } else { GoodAt::Yes };
-        let finding = Finding {
-            whose,
-            cause,
-            good_at,
-            generation: self.current_generation(),
-            now: self.now_wall as u32,
-        };
-        self.enter(range, finding, out)
+    ) -> Recorded {
+        let mut recorded = Recorded::Not;
+        for (part, set) in self.parts(range) {
+            let finding = Finding {
+                whose,
+                cause,
+                good_at: if set || nowhere { GoodAt::No } else { GoodAt::Yes },
+                generation: self.current_generation(),
+                now: self.now_wall as u32,
+            };
+            recorded = recorded.max(self.enter(part, finding, out));
+        }
+        recorded
     }
 
-    fn enter(&mut self, range: BlockRange, finding: Finding, out: &mut Outbox<BitmapEffect>) -> bool {
+    /// The range, cut into parts of which all bits are set, or none.
+    fn parts(&self, range: BlockRange) -> Vec<(BlockRange, bool)> {
+        let Some(loaded) = self.loaded.as_ref() else {
+            return vec![(range, false)];
+        };
+        let (mut parts, mut at) = (Vec::new(), range.first());
+        while let Some(rest) = span(at, range.end()) {
+            let run = loaded
+                .map
+                .next_run(at, rest.count())
+                .and_then(|run| cut(run, range));
+            let Some(run) = run else {
+                parts.push((rest, false));
+                break;
+            };
+            parts.extend(span(at, run.first()).map(|clear| (clear, false)));
+            parts.push((run, true));
+            at = run.end();
+        }
+        parts
+    }
+
+    fn enter(&mut self, range: BlockRange, finding: Finding, out: &mut Outbox<BitmapEffect>) -> Recorded {
         let Some(health) = self.health.content.as_mut() else {
-            return false;
+            return Recorded::Lost;
         };
         match health.records.mark(range, finding) {
-            Ok(outcome) => {
-                if outcome.changed > 0 {
-                    out.fact(Fact::BadBlocks {
-                        range,
-                        change: "marked",
-                        cause: format!("{:?} ({:?})", finding.cause, finding.whose),
-                    });
-                }
-                outcome.changed > 0
+            Ok(outcome) if outcome.changed == 0 => Recorded::Not,
+            Ok(_) => {
+                out.fact(Fact::BadBlocks {
+                    range,
+                    change: "marked",
+                    cause: format!("{:?} ({:?})", finding.cause, finding.whose),
+                });
+                Recorded::Yes
             }
             Err(full) => {
                 out.fact(Fact::Alert {
@@ -93,7 +130,10 @@ impl BitmapPart {
                         "the bad-block list is full ({full}): {range} is out of sync in the bitmap only"
                     ),
                 });
-                false
+                if finding.whose == Whose::Own && !std::mem::replace(&mut self.health.too_many_bad, true) {
+                    out.send(To::State(StateIn::TooManyBad));
+                }
+                Recorded::Lost
             }
         }
     }
@@ -118,20 +158,17 @@ impl BitmapPart {
         records: &[WireRecord],
         out: &mut Outbox<BitmapEffect>,
     ) {
-        let mut recorded = false;
+        let mut recorded = Recorded::Not;
         for record in records {
             let cause = if record.cause == 0 {
                 Cause::Read
             } else {
                 Cause::MissedWrite
             };
-            recorded |= self.record(record.range, self.peer(), cause, out);
+            recorded = recorded.max(self.record(record.range, self.peer(), cause, false, out));
             self.set_bits(record.range);
         }
-        let version = (recorded && self.health.content.is_some()).then(|| self.health.changed());
-        self.pages
-            .waiting
-            .push(Waiting::new(Owner::Tell { connection, number }, version));
+        self.wait(Owner::Tell { connection, number }, recorded);
         self.lists_changed();
     }
 
@@ -160,8 +197,10 @@ impl BitmapPart {
         for part in parts {
             if loaded.map.clear(part, proof.clone()) > 0 {
                 self.pages.cleared = true;
-                // A block whose bit went may be read from the peer again.
-                self.publish |= !self.published.peer.is_empty();
+                self.publish |= self
+                    .published
+                    .as_ref()
+                    .is_some_and(|picture| !picture.peer.is_empty());
             }
         }
     }
@@ -195,9 +234,8 @@ impl BitmapPart {
                 });
             }
         }
-        self.health.changed();
         self.lists_changed();
-        self.send(Message::Cleared { ranges: listed }, out);
+        self.tell_healed(listed);
     }
 
     pub(super) fn send(&self, message: Message, out: &mut Outbox<BitmapEffect>) {
@@ -259,7 +297,9 @@ impl BitmapPart {
             }
             self.set_bits(range);
         }
-        self.health.changed();
+        if self.health.content.is_some() {
+            self.health.lost();
+        }
         self.lists_changed();
     }
 
@@ -281,8 +321,18 @@ impl BitmapPart {
         }
     }
 
-    /// The list was lost (9.3): every set bit counts as own-bad.
+    /// The list was lost (9.3): every set bit counts as own-bad, as soon as there is a file of this disk.
     pub(super) fn every_bit_is_suspect(&mut self, out: &mut Outbox<BitmapEffect>) {
+        let device = self
+            .snapshot
+            .as_ref()
+            .and_then(|snapshot| snapshot.disk.as_ref())
+            .map(|disk| disk.device_id);
+        let file = self.health.content.as_ref().map(|health| health.device_id);
+        if !self.health.list_lost || self.loaded.is_none() || file.is_none() || file != device {
+            return;
+        }
+        self.health.list_lost = false;
         let runs: Vec<BlockRange> = self
             .loaded
             .as_ref()
@@ -315,15 +365,19 @@ impl BitmapPart {
             .unwrap_or_default()
     }
 
-    pub(super) fn without_peer_bad(&self, run: BlockRange) -> Vec<BlockRange> {
-        self.without_suspects(vec![run])
+    /// Blocks that a resync cannot get: bad at the peer, or lost on both.
+    pub(super) fn unfetchable(&self) -> Vec<BlockRange> {
+        let mut ranges = self.peer_bad_ranges();
+        let is_lost = |record: &&Record| record.state == BlockState::Lost;
+        if let Some(records) = self.records() {
+            ranges.extend(records.own().filter(is_lost).map(|record| record.range));
+        }
+        ranges.sort();
+        joined(ranges)
     }
 
-    fn without_suspects(&self, mut parts: Vec<BlockRange>) -> Vec<BlockRange> {
-        for bad in self.peer_bad_ranges() {
-            parts = parts.into_iter().flat_map(|part| minus(part, bad)).collect();
-        }
-        parts
+    fn without_suspects(&self, parts: Vec<BlockRange>) -> Vec<BlockRange> {
+        without(parts, &self.peer_bad_ranges())
     }
 
     /// What the volume part must not read here, and not from the peer.
@@ -338,14 +392,15 @@ impl BitmapPart {
             snapshot.vector.disk == DiskState::UpToDate && snapshot.vector.peer_disk == DiskState::UpToDate
         });
         if let (true, Some(loaded)) = (both_up_to_date, self.loaded.as_ref()) {
-            let own_ranges: &Vec<BlockRange> = &own;
-            peer.extend(
-                loaded
-                    .map
-                    .runs()
-                    .take(MAX_LACKING)
-                    .filter(|run| !own_ranges.iter().any(|bad| bad.overlaps(*run))),
-            );
+            // A bit beside an own record whose content the peer has says that this copy is bad, not the peer's.
+            let good = |record: &&Record| record.is_listed() && record.good_at == GoodAt::Yes;
+            let good: Vec<BlockRange> = self
+                .records()
+                .map(|records| records.own().filter(good).map(|record| record.range).collect())
+                .unwrap_or_default();
+            for run in lacking(&loaded.map) {
+                peer.extend(without(vec![run], &good));
+            }
         }
         peer.sort();
         BadBlocks {
@@ -353,6 +408,17 @@ impl BitmapPart {
             peer: joined(peer),
         }
     }
+}
+
+/// What became of the records of a mark; the worst counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Recorded {
+    /// Nothing had to be changed.
+    Not,
+    /// In memory, to be written.
+    Yes,
+    /// No file, or no room.
+    Lost,
 }
 
 fn of_reason(reason: MarkReason, peer: Whose) -> (Option<Whose>, Option<Cause>, Option<ErrorNumber>) {
@@ -373,8 +439,31 @@ fn cut(range: BlockRange, by: BlockRange) -> Option<BlockRange> {
     BlockRange::new(first, u32::try_from(end.checked_sub(first)?).ok()?)
 }
 
+/// Runs of set bits; above [`MAX_LACKING`] with what lies between them.
+fn lacking(map: &DirtyMap) -> Vec<BlockRange> {
+    let mut runs: Vec<BlockRange> = map.runs().take(MAX_LACKING).collect();
+    let mut at = runs.last().map_or(0, |last| last.end());
+    let mut rest = map.next_set(at);
+    while let Some(first) = rest {
+        at = first.saturating_add(u64::from(u32::MAX)).min(map.bits());
+        runs.extend(span(first, at));
+        rest = map.next_set(at);
+    }
+    runs
+}
+
+fn span(first: u64, end: u64) -> Option<BlockRange> {
+    BlockRange::new(first, u32::try_from(end.checked_sub(first)?).ok()?)
+}
+
+pub(super) fn without(mut parts: Vec<BlockRange>, cut: &[BlockRange]) -> Vec<BlockRange> {
+    for &range in cut {
+        parts = parts.into_iter().flat_map(|part| minus(part, range)).collect();
+    }
+    parts
+}
+
 fn minus(range: BlockRange, without: BlockRange) -> Vec<BlockRange> {
-    let span = |first: u64, end: u64| BlockRange::new(first, u32::try_from(end.checked_sub(first)?).ok()?);
     if !range.overlaps(without) {
         return vec![range];
     }

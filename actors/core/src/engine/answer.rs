@@ -88,6 +88,8 @@ impl VolumePart {
             (Local::Failed(..) | Local::None | Local::Abandoned, Net::Done(_)) => {
                 only_there(request, snapshot)
             }
+            // The state does not know of the failure yet, so nor does this snapshot know what the pair is like since.
+            (Local::Failed(number, _), _) if snapshot.errors_seen < number => Verdict::Wait,
             // Nowhere for sure: once more, if the link comes back in time (R12) or I/O is suspended; else an error.
             (local, net) => {
                 let errno = if let Local::Failed(_, 28) = local { 28 } else { 5 };
@@ -162,7 +164,7 @@ impl VolumePart {
         let Origin::Client { client, sequence } = request.origin else {
             return;
         };
-        if request.no_local
+        if request.no_local.is_some()
             && request.is_read()
             && let Some(range) = request.range()
         {

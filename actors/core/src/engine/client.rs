@@ -99,6 +99,9 @@ impl VolumePart {
         if self.link_is_lost() && matches!(request.origin, Origin::Client { .. } | Origin::Fetch { .. }) {
             return;
         }
+        if request.not_before.is_some_and(|at| at > self.now) {
+            return;
+        }
         let (origin, range) = (request.origin, request.range());
         let served = matches!(origin, Origin::Served { .. });
         let ordered = request.work.writes() || served;
@@ -168,7 +171,10 @@ impl VolumePart {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        let tried = (request.no_local, request.no_peer);
+        let tried = (request.no_local.is_some(), request.no_peer);
+        let unseen = request
+            .no_local
+            .is_some_and(|number| snapshot.errors_seen < number);
         match path::read(&snapshot, &self.bad, &self.configuration, range, tried, self.now) {
             ReadPath::Local => {
                 self.running(id);
@@ -183,6 +189,8 @@ impl VolumePart {
             }
             ReadPath::Wait(_) => {}
             ReadPath::Nowhere(_) if snapshot.vector.suspended.any() => {}
+            // The state has not heard of the failed read yet: whether the peer has the block is for its next snapshot to say.
+            ReadPath::Nowhere(_) if unseen => {}
             ReadPath::Nowhere(why) => self.fail(id, 5, why, out),
         }
     }
@@ -202,14 +210,17 @@ impl VolumePart {
             return;
         };
         let failed = self.requests.get(&id).and_then(|request| match request.local {
-            Local::Failed(_, errno) => Some(errno),
+            Local::Failed(number, errno) => Some((number, errno)),
             _ => None,
         });
         let way = match path::write(&snapshot, &self.configuration, failed.is_some(), self.now) {
             Ok(way) => way,
             Err(ReadPath::Wait(_)) => return,
             Err(_) if snapshot.vector.suspended.any() => return,
-            Err(ReadPath::Nowhere(why)) => return self.fail(id, no_space_or_eio(failed), why, out),
+            Err(_) if failed.is_some_and(|(number, _)| snapshot.errors_seen < number) => return,
+            Err(ReadPath::Nowhere(why)) => {
+                return self.fail(id, no_space_or_eio(failed.map(|(_, errno)| errno)), why, out);
+            }
             Err(_) => return self.fail(id, 5, "no way", out),
         };
         if way.local && !self.covered(id, range) {

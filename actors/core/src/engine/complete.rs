@@ -46,8 +46,7 @@ impl VolumePart {
 
     /// D1: bits and records, whatever becomes of the request (also one that was abandoned: Q4).
     fn note_error(&mut self, error: ErrorNumber, errno: i32, kind: &DataKind, id: u64) {
-        if error.0 == 0 || errno == 22 {
-            // Never submitted (no disk), or our own fault of alignment: nothing is known about the medium.
+        if !is_of_the_medium(error, errno) {
             return;
         }
         match kind {
@@ -92,7 +91,9 @@ impl VolumePart {
         };
         if request.is_read() && request.is_client() {
             // The read goes to the peer at once (P4), never to this disk again.
-            request.no_local = true;
+            if let Local::Failed(number, _) = request.local {
+                request.no_local = Some(number);
+            }
             self.restart(id);
             return self.try_start(id, out);
         }
@@ -141,6 +142,11 @@ impl VolumePart {
             self.marks.remember(&mark);
         }
     }
+}
+
+/// Not of one that was never submitted (no disk), nor of our own fault of alignment: they say nothing about the medium.
+pub(super) fn is_of_the_medium(error: ErrorNumber, errno: i32) -> bool {
+    error.0 != 0 && errno != 22
 }
 
 /// The blocks of an extent, cut at the end of the volume.

@@ -5,7 +5,7 @@ use super::part::VolumePart;
 use super::request::{Local, Net, Work};
 use crate::bitmap::MarkReason;
 use crate::disk::DiskIn;
-use crate::identity::{Query, SnapshotNumber};
+use crate::identity::{ErrorNumber, Query, SnapshotNumber};
 use crate::part::{Outbox, To};
 use crate::snapshot::{Drain, Snapshot};
 use crate::volume::machine::StateIn;
@@ -62,7 +62,7 @@ impl VolumePart {
             };
             request.local = Local::Abandoned;
             if request.is_read() && request.is_client() {
-                request.no_local = true;
+                request.no_local = Some(ErrorNumber(0));
                 self.restart(id);
             } else if matches!(request.net, Net::Pending(_)) {
                 continue;

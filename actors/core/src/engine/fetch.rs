@@ -86,7 +86,8 @@ impl VolumePart {
         );
     }
 
-    pub(super) fn fetch_refused(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
+    /// The source cannot read this part of what was asked for; the rest is asked for again.
+    pub(super) fn fetch_refused(&mut self, id: u64, lost: SectorRange, out: &mut Outbox<VolumeEffect>) {
         let Some(request) = self
             .requests
             .get_mut(&id)
@@ -96,8 +97,15 @@ impl VolumePart {
         };
         request.net = Net::Failed(5);
         let Some(range) = request.range() else { return };
+        let asked = lost.first() >= range.first() && lost.end() <= range.end();
+        if !asked {
+            return self.protocol_error(
+                "a refused resync read names other blocks than were asked for",
+                out,
+            );
+        }
         out.send(To::Bitmap(BitmapIn::Lost {
-            ranges: vec![range.touched_blocks()],
+            ranges: vec![lost.touched_blocks()],
         }));
         self.ended_parts(id);
     }

@@ -378,7 +378,12 @@ impl VolumePart {
             .map(|lost| lost.after_ms(self.configuration.reconnect_grace))
             .filter(|&at| waiting && at > self.now);
         let epoch = self.epochs.close_at().filter(|_| self.connection().is_some());
-        [grace, epoch].into_iter().flatten().min()
+        let again = self
+            .waiting
+            .iter()
+            .filter_map(|id| self.requests.get(id)?.not_before);
+        let again = again.filter(|&at| at > self.now).min();
+        [grace, epoch, again].into_iter().flatten().min()
     }
 }
 

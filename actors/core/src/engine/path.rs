@@ -6,7 +6,7 @@ use crate::identity::ConnectionNumber;
 use crate::part::Instant;
 use crate::snapshot::Snapshot;
 use crate::volume::state::{ConnectionState, DiskState};
-use mendblock_storage::units::{BlockRange, SectorRange};
+use mendblock_storage::units::{BLOCK_SECTORS, BlockRange, SectorRange};
 
 /// The way of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,16 @@ fn touches(list: &[BlockRange], range: SectorRange) -> bool {
 /// Whether the own copy of some block of the range must not be trusted (P2).
 pub(super) fn own_bad(bad: &BadBlocks, range: SectorRange) -> bool {
     touches(&bad.own, range)
+}
+
+/// The first part of the range whose own copy must not be trusted.
+pub(super) fn first_own_bad(bad: &BadBlocks, range: SectorRange) -> Option<SectorRange> {
+    let blocks = range.touched_blocks();
+    let from = bad.own.partition_point(|bad| bad.end() <= blocks.first());
+    let first = bad.own.get(from).filter(|bad| bad.overlaps(blocks))?;
+    let begin = first.first().saturating_mul(BLOCK_SECTORS).max(range.first());
+    let end = first.end().saturating_mul(BLOCK_SECTORS).min(range.end());
+    SectorRange::new(begin, u32::try_from(end.checked_sub(begin)?).ok()?)
 }
 
 /// How long a request without a way may wait for the link (R12).

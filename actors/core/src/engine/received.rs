@@ -2,6 +2,7 @@
 //! node sent.
 
 use super::VolumeEffect;
+use super::complete::is_of_the_medium;
 use super::part::{Parked, VolumePart};
 use super::path;
 use super::request::{Local, Net, Origin, Request, Work};
@@ -14,7 +15,14 @@ use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
 use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_net::wire::message::Message;
+use mendblock_storage::units::SectorRange;
 use std::collections::BTreeMap;
+
+/// A read that failed, and one that the peer cannot answer yet (errno, as on the wire).
+const EIO: i32 = 5;
+const EAGAIN: i32 = 11;
+/// A read that the peer could not answer yet is sent again after this time.
+const ASK_AGAIN_MS: u64 = 50;
 
 /// Frames that wait for a snapshot, and what is known of the sender.
 #[derive(Default)]
@@ -54,8 +62,10 @@ impl VolumePart {
             let present = self.connection();
             // A frame of a connection that no snapshot names yet waits; the connection that is lost takes its frames with it.
             let later = present.is_none_or(|present| connection > present);
-            let waits =
-                later || (is_order(&frame.message) && !self.executes()) || self.recovery.is_collecting();
+            let waits = later
+                || (is_order(&frame.message) && !self.executes())
+                || (self.becomes_source() && matches!(frame.message, Message::ResyncRead { .. }))
+                || self.recovery.is_collecting();
             if waits {
                 self.link.parked.push_front((connection, frame));
                 return;
@@ -70,6 +80,13 @@ impl VolumePart {
         self.snapshot
             .as_ref()
             .is_some_and(|snapshot| path::executes_received(snapshot))
+    }
+
+    /// The target may hear that the resync runs before this part does.
+    fn becomes_source(&self) -> bool {
+        self.snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.vector.connection == ConnectionState::WFBitMapS)
     }
 
     pub(super) fn drop_parked(&mut self, connection: ConnectionNumber) {
@@ -164,9 +181,9 @@ impl VolumePart {
             Message::WriteNack { request, errno } => self.net_ended(request, Net::Failed(errno)),
             Message::BarrierAck { epoch } => self.barrier_acknowledged(connection, epoch),
             Message::ReadData { request } => self.read_served(connection, request, frame.payload),
-            Message::ReadFailed { request, .. } => self.read_refused(request, out),
+            Message::ReadFailed { request, errno } => self.read_refused(request, errno, out),
             Message::ResyncData { request, .. } => self.fetch_arrived(request, frame.payload, out),
-            Message::ResyncFailed { request, .. } => self.fetch_refused(request, out),
+            Message::ResyncFailed { request, range } => self.fetch_refused(request, range, out),
             Message::ResyncWritten { ranges } => {
                 self.batch.cleared.extend(
                     ranges
@@ -183,7 +200,7 @@ impl VolumePart {
         }
     }
 
-    fn protocol_error(&mut self, what: &str, out: &mut Outbox<VolumeEffect>) {
+    pub(super) fn protocol_error(&mut self, what: &str, out: &mut Outbox<VolumeEffect>) {
         if let Some(connection) = self.connection() {
             out.send(To::Peer(PeerIn::Drop {
                 connection,
@@ -368,7 +385,7 @@ impl VolumePart {
         &mut self,
         connection: ConnectionNumber,
         wire: u64,
-        range: mendblock_storage::units::SectorRange,
+        range: SectorRange,
         resync: bool,
         out: &mut Outbox<VolumeEffect>,
     ) {
@@ -430,13 +447,37 @@ impl VolumePart {
         let message = match (request.data.is_some(), resync) {
             (true, false) => Message::ReadData { request: wire },
             (true, true) => Message::ResyncData { request: wire, range },
-            (false, false) => Message::ReadFailed {
-                request: wire,
-                errno: 5,
-            },
-            (false, true) => Message::ResyncFailed { request: wire, range },
+            (false, _) => self.refusal(wire, range, resync, request.local),
         };
         self.frame(message, request.data);
+    }
+
+    /// Why a read of the peer gets no data: "unreadable" is said only of what is known to be, for a target gives it up as lost.
+    fn refusal(&self, request: u64, range: SectorRange, resync: bool, local: Local) -> Message {
+        let failed = matches!(local, Local::Failed(number, errno) if is_of_the_medium(number, errno));
+        let bad = if failed {
+            Some(range)
+        } else {
+            path::first_own_bad(&self.bad, range)
+        };
+        let disk = self
+            .snapshot
+            .as_ref()
+            .map_or(DiskState::Diskless, |snapshot| snapshot.vector.disk);
+        match bad {
+            Some(range) if resync => Message::ResyncFailed { request, range },
+            Some(_) => Message::ReadFailed { request, errno: EIO },
+            // The peer heard that this disk is UpToDate before this part did.
+            None if disk.is_usable() && disk != DiskState::Failed => Message::ReadFailed {
+                request,
+                errno: EAGAIN,
+            },
+            None if resync => Message::ReadFailed {
+                request,
+                errno: EAGAIN,
+            },
+            None => Message::ReadFailed { request, errno: EIO },
+        }
     }
 
     /// The peer's answer to a mirrored write.
@@ -489,7 +530,7 @@ impl VolumePart {
         self.ended_parts(id);
     }
 
-    fn read_refused(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
+    fn read_refused(&mut self, id: u64, errno: i32, out: &mut Outbox<VolumeEffect>) {
         let Some(request) = self
             .requests
             .get_mut(&id)
@@ -497,7 +538,16 @@ impl VolumePart {
         else {
             return;
         };
-        request.no_peer = true;
+        if !request.is_client() {
+            // A fetch that the source cannot serve now: nothing is known of the blocks, the resync asks again.
+            request.net = Net::None;
+            return self.ended_parts(id);
+        }
+        if errno == EAGAIN {
+            request.not_before = Some(self.now.after_ms(ASK_AGAIN_MS));
+        } else {
+            request.no_peer = true;
+        }
         self.restart(id);
         self.try_start(id, out);
     }

@@ -1,6 +1,7 @@
 //! A request: who wants it, what, and how far its local and its net part are. The two parts are independent facts.
 
 use crate::identity::{ClientId, ConnectionNumber, ErrorNumber, MarkNumber, Sequence};
+use crate::part::Instant;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::units::SectorRange;
 
@@ -136,10 +137,12 @@ pub(super) struct Request {
     pub epoch: u64,
     /// It holds a use of each extent that it touches, of this life of the disk.
     pub in_log: Option<u64>,
-    /// A local read failed: never read locally again.
-    pub no_local: bool,
+    /// A local read failed under this number (0: it was abandoned): never read locally again.
+    pub no_local: Option<ErrorNumber>,
     /// The peer could not read it.
     pub no_peer: bool,
+    /// The peer cannot say yet: it is not tried again before.
+    pub not_before: Option<Instant>,
     /// Data of a read.
     pub data: Option<Buffer>,
     /// A mark that must be acknowledged before the answer (T3, nack).
@@ -164,8 +167,9 @@ impl Request {
             net: Net::None,
             epoch: 0,
             in_log: None,
-            no_local: false,
+            no_local: None,
             no_peer: false,
+            not_before: None,
             data: None,
             mark: None,
             lacking: None,

@@ -1,6 +1,7 @@
 //! The part driven by hand: a scripted disk, peer, bitmap and activity log.
 
 mod harness;
+mod late_snapshots;
 mod paths;
 mod peer_side;
 mod random;

@@ -33,7 +33,12 @@ fn for_each_answered(message: &Message, mut done: impl FnMut(Key)) {
         Message::WriteAcks { requests } => requests.iter().for_each(|request| done(Key::Write(*request))),
         Message::WriteNack { request, .. } => done(Key::Write(*request)),
         Message::BarrierAck { epoch } => done(Key::Barrier(*epoch)),
-        Message::ReadData { request } | Message::ReadFailed { request, .. } => done(Key::Read(*request)),
+        Message::ReadData { request } => done(Key::Read(*request)),
+        // Also the source's "not now" to a resync request; a requester numbers both kinds from one counter.
+        Message::ReadFailed { request, .. } => {
+            done(Key::Read(*request));
+            done(Key::Resync(*request));
+        }
         Message::ResyncData { request, .. } | Message::ResyncFailed { request, .. } => {
             done(Key::Resync(*request));
         }

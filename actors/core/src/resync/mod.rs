@@ -17,11 +17,11 @@ use std::sync::Arc;
 pub enum JobEnd {
     /// Written; the bits are being cleared.
     Written,
-    /// The source cannot read (some of) it, or may not serve it: lost here too.
+    /// The source can never read some of it: that is lost here too, and leaves the runs.
     SourceCannot,
     /// The own write failed: the disk's policy decides.
     WriteFailed,
-    /// The connection was lost, or the resync ended meanwhile.
+    /// The connection was lost, the resync ended meanwhile, or the source could not serve now.
     Cancelled,
 }
 

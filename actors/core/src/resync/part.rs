@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::volume::machine::StateIn;
 use crate::volume::state::{ConnectionState, StateVector};
 use mendblock_storage::units::{BLOCK_SECTORS, BlockRange, SECTOR_BYTES};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Blocks of the largest job: 1 MiB.
@@ -24,6 +24,8 @@ const MAX_RUNS: u32 = 64;
 const PROGRESS_MS: u64 = 500;
 /// Pause after a failed write, and between two reports that a resync is finished, ms.
 const RETRY_MS: u64 = 1000;
+/// Pause after a job that the source could not serve now, ms.
+const AGAIN_MS: u64 = 100;
 /// Bits of a job's or query's number below the generation.
 const COUNT_BITS: u32 = 32;
 
@@ -49,8 +51,8 @@ struct Run {
     query: Option<Query>,
     runs: VecDeque<BlockRange>,
     jobs: BTreeMap<u64, BlockRange>,
-    /// Jobs that the source could not serve.
-    lost: BTreeSet<BlockRange>,
+    /// Blocks that no job can get, by the bitmap's last answer.
+    lost: u64,
     /// Own writes that failed.
     failed: u64,
     /// No request before this.
@@ -88,7 +90,7 @@ impl Run {
             query: None,
             runs: VecDeque::new(),
             jobs: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            lost: 0,
             failed: 0,
             not_before: now,
             finished: false,
@@ -101,10 +103,6 @@ impl Run {
 
     fn in_flight(&self) -> u64 {
         self.jobs.values().map(|range| sectors(*range)).sum()
-    }
-
-    fn lost_blocks(&self) -> u64 {
-        self.lost.iter().map(|range| u64::from(range.count())).sum()
     }
 
     fn is_busy(&self, range: BlockRange) -> bool {
@@ -252,6 +250,7 @@ impl ResyncPart {
         };
         run.query = None;
         run.left = set_bits;
+        run.lost = unfetchable;
         run.total = Some(run.total.unwrap_or(set_bits).max(set_bits));
         match runs.last() {
             Some(last) => run.cursor = last.end(),
@@ -262,9 +261,7 @@ impl ResyncPart {
             run.runs.clear();
             run.finished = true;
             run.not_before = now.after_ms(RETRY_MS);
-            out.send(To::State(StateIn::ResyncFinished {
-                lost: run.lost_blocks(),
-            }));
+            out.send(To::State(StateIn::ResyncFinished { lost: run.lost }));
         }
         self.report(now, out);
     }
@@ -276,17 +273,13 @@ impl ResyncPart {
         };
         run.answered += sectors(range);
         match end {
-            JobEnd::Written => {
-                run.lost.remove(&range);
-            }
-            JobEnd::SourceCannot => {
-                run.lost.insert(range);
-            }
+            // What cannot be had leaves the runs: the bitmap part was told.
+            JobEnd::Written | JobEnd::SourceCannot => {}
             JobEnd::WriteFailed => {
                 run.failed += u64::from(range.count());
                 run.not_before = now.after_ms(RETRY_MS);
             }
-            JobEnd::Cancelled => {}
+            JobEnd::Cancelled => run.not_before = now.after_ms(AGAIN_MS),
         }
     }
 
@@ -302,7 +295,7 @@ impl ResyncPart {
             return;
         }
         run.reported = Some(now);
-        let failed = run.failed + run.lost_blocks();
+        let failed = run.failed + run.lost;
         out.effect(ResyncEffect::Progress(Some(Progress {
             total,
             left: run.left,

@@ -255,6 +255,10 @@ pub enum StateIn {
         /// It is durable.
         durable: bool,
     },
+    /// From `BitmapActor`: another content of the health file is durable; the anchor for the next superblock (9.3).
+    Anchor(mendblock_storage::format::anchor::StoredAnchor),
+    /// From `BitmapActor`: the own bad-block list is full (9.5), once per attach.
+    TooManyBad,
     /// From `BitmapActor`: the peer's `Tell` is in bitmap and suspect records, durably.
     TellRecorded {
         /// The peer's number.

@@ -72,6 +72,7 @@ pub fn snapshot(number: u64, disk: DiskState) -> Arc<Snapshot> {
         reads: Admission::Open,
         alone_settled: true,
         own_loss_settled: true,
+        errors_seen: ErrorNumber(0),
         errors_settled: ErrorNumber(0),
         peer_loss_settled: true,
         tell: TellNumber(0),

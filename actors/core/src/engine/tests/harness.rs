@@ -107,6 +107,7 @@ pub fn alone() -> Snapshot {
         reads: Admission::Open,
         alone_settled: true,
         own_loss_settled: true,
+        errors_seen: ErrorNumber(u64::MAX),
         errors_settled: ErrorNumber(0),
         peer_loss_settled: true,
         tell: TellNumber(0),

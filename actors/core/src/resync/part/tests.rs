@@ -3,6 +3,7 @@
 use super::*;
 use crate::configuration::ResyncRate;
 use mendblock_storage::units::SectorRange;
+use std::collections::BTreeSet;
 
 /// No multiple of a block: the last one is cut.
 const VOLUME_SECTORS: u64 = 64 * 2048 - 3;

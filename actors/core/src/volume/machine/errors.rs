@@ -72,6 +72,7 @@ impl StatePart {
             return;
         }
         self.errors.highest = number;
+        self.current.errors_seen = self.current.errors_seen.max(number);
         if self.attach_error(kind, errno, out) {
             return;
         }
@@ -208,6 +209,23 @@ impl StatePart {
         }
     }
 
+    /// A new part over a disk in use: what its predecessor had taken and not settled is recorded and told again, or a write that
+    /// only the peer has would wait for ever. The connection is made anew, and with it the peer hears of all records.
+    pub(super) fn errors_resumed(&mut self, out: &mut Outbox<StateEffect>) {
+        if self.current.errors_seen <= self.current.errors_settled {
+            return;
+        }
+        let query = self.query();
+        out.send(To::Bitmap(BitmapIn::PersistHealth { query }));
+        self.errors.open.insert(
+            self.current.errors_seen,
+            Open {
+                told: false,
+                recorded: Some(query),
+            },
+        );
+    }
+
     /// All tells so far were answered.
     pub(super) fn errors_told(&mut self) {
         for open in self.errors.open.values_mut() {
@@ -268,6 +286,22 @@ impl StatePart {
         if self.errors.pending_detach.is_none() && self.detach.is_none() && vector.disk.is_usable() {
             self.begin_detach(cause, false, cx, out);
         }
+    }
+
+    /// The own bad-block list is full (9.5): the disk is given up for a copy at the peer, at once or when there is one.
+    pub(super) fn too_many_bad(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let vector = *self.vector();
+        let cause = DetachCause::TooManyBad;
+        if let Some(detach) = self.detach.as_mut() {
+            return detach.note(cause);
+        }
+        let peer_has_it =
+            vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate;
+        if peer_has_it && vector.disk.is_usable() {
+            return self.begin_detach(cause, false, cx, out);
+        }
+        out.fact(Fact::Alert { what: format!("{cause}, but no good copy is reachable: the detach waits until the peer is UpToDate; connect the peer, and replace the disk") });
+        self.errors.pending_detach.get_or_insert((cause, None));
     }
 
     pub(super) fn disk_timeout(

@@ -78,6 +78,7 @@ impl StatePart {
             reads: Admission::Open,
             alone_settled: true,
             own_loss_settled: true,
+            errors_seen: ErrorNumber(0),
             errors_settled: ErrorNumber(0),
             peer_loss_settled: true,
             tell: TellNumber(0),
@@ -422,6 +423,8 @@ impl Part for StatePart {
                 uncovered,
             } => self.written_out(query, result, uncovered, cx, out),
             StateIn::HealthWritten { query, durable } => self.health_written(query, durable, cx, out),
+            StateIn::Anchor(anchor) => self.health.anchor = anchor,
+            StateIn::TooManyBad => self.too_many_bad(cx, out),
             StateIn::TellRecorded { number, connection } => self.tell_recorded(number, connection, cx, out),
             StateIn::PeerRecordsMerged {
                 connection,

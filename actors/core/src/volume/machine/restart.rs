@@ -98,6 +98,7 @@ impl StatePart {
                 self.release_disk(out);
                 out.send(To::Disk(DiskIn::Close));
             }
+            disk if disk.is_usable() => self.errors_resumed(out),
             _ => {}
         }
     }

@@ -1,0 +1,397 @@
+//! Lists between the nodes, resync, bulk changes.
+
+use super::*;
+
+#[test]
+fn old_suspect_record_meets_a_healed_block() {
+    let mut node = Node::attached(0);
+    node.mark(
+        8,
+        MarkReason::ReadError {
+            error: ErrorNumber(1),
+        },
+    );
+    node.run();
+    node.clear(8, ClearReason::WrittenOnBoth);
+    assert!(node.map().unwrap().is_set(8), "a bad block needs the read-back");
+    node.clear(8, ClearReason::ResyncWritten);
+    node.run();
+    assert!(!node.map().unwrap().is_set(8));
+    node.peer(lists(vec![], vec![record(8)], vec![]));
+    node.run();
+    assert!(
+        !node.newest().records.is_bad(range(8, 1)),
+        "the tombstone is newer"
+    );
+    node.peer(message(Message::ClearedAck {
+        ranges: vec![range(8, 1)],
+    }));
+    node.run();
+    assert_eq!(node.newest().records.records(), []);
+    node.peer(lists(vec![], vec![record(8)], vec![]));
+    node.run();
+    assert!(node.newest().records.is_bad(range(8, 1)));
+    assert_eq!(node.newest().records.own().next().unwrap().cause, Cause::PeerSaid);
+}
+
+#[test]
+fn lists_are_merged_durably_before_the_handshake() {
+    let mut node = Node::attached(0);
+    node.hold_health = true;
+    node.peer(lists(vec![record(3)], vec![record(4)], vec![range(9, 2)]));
+    while node.complete() {}
+    let merged = |node: &Node| {
+        node.state.iter().any(|state| {
+            matches!(
+                state,
+                StateIn::PeerRecordsMerged {
+                    own_bad: 1,
+                    peer_bad: 1,
+                    ..
+                }
+            )
+        })
+    };
+    assert!(!merged(&node) && node.frames.is_empty());
+    node.hold_health = false;
+    node.run();
+    assert!(merged(&node));
+    assert_eq!(
+        node.frames[0].message,
+        Message::ClearedAck {
+            ranges: vec![range(9, 2)]
+        }
+    );
+    assert!(node.durable().is_set(3) && node.durable().is_set(4));
+    let picture = node.pictures.last().unwrap();
+    assert_eq!(
+        (&picture.own[..], &picture.peer[..]),
+        (&[range(4, 1)][..], &[range(3, 1)][..])
+    );
+}
+
+#[test]
+fn a_list_survives_the_way_to_the_peer() {
+    let (mut a, mut b) = (Node::attached(0), Node::attached(1));
+    a.mark(
+        8,
+        MarkReason::ReadError {
+            error: ErrorNumber(1),
+        },
+    );
+    a.mark(20, MarkReason::PeerFailed);
+    a.send(BitmapIn::SendRecords { connection: LINK });
+    talk(&mut a, &mut b);
+    assert!(b.newest().records.is_bad(range(20, 1)));
+    assert_eq!(b.newest().records.own().next().unwrap().cause, Cause::MissedWrite);
+    assert_eq!(
+        b.newest()
+            .records
+            .suspects(0)
+            .map(|record| record.range)
+            .collect::<Vec<_>>(),
+        [range(8, 1)]
+    );
+}
+
+#[test]
+fn a_tell_is_answered_when_durable() {
+    let mut node = Node::attached(0);
+    node.send(BitmapIn::RecordTell {
+        connection: LINK,
+        number: 6,
+        records: vec![record(40)],
+    });
+    let told = |node: &Node| {
+        node.state
+            .iter()
+            .any(|state| matches!(state, StateIn::TellRecorded { number: 6, .. }))
+    };
+    assert!(!told(&node));
+    node.run();
+    assert!(told(&node) && node.durable().is_set(40));
+    assert_eq!(node.newest().records.suspects(1).count(), 1);
+}
+
+#[test]
+fn the_next_run_skips_what_cannot_be_fetched() {
+    let mut node = Node::attached(0);
+    for block in 10..20 {
+        node.mark(block, MarkReason::PeerLacks);
+    }
+    node.peer(lists(vec![record(13)], vec![], vec![]));
+    node.send(BitmapIn::NextRun {
+        query: Query(1),
+        from: 11,
+        max_blocks: 4,
+        max_runs: 3,
+    });
+    assert_eq!(node.runs, [vec![range(11, 2), range(14, 1), range(15, 4)]]);
+}
+
+#[test]
+fn lost_blocks_are_durable_before_the_next_answer() {
+    let mut node = Node::attached(0);
+    node.hold_health = true;
+    node.send(BitmapIn::Lost {
+        ranges: vec![range(5, 1)],
+    });
+    node.send(BitmapIn::NextRun {
+        query: Query(1),
+        from: 0,
+        max_blocks: 4,
+        max_runs: 3,
+    });
+    while node.complete() {}
+    assert!(node.runs.is_empty());
+    node.hold_health = false;
+    node.run();
+    assert_eq!(node.runs, [Vec::new()], "nobody has the block");
+    assert_eq!(
+        node.newest().records.own().next().unwrap().state,
+        BlockState::Lost
+    );
+}
+
+#[test]
+fn bulk_clear_keeps_listed_blocks() {
+    let mut node = Node::attached(0);
+    node.mark(
+        8,
+        MarkReason::ReadError {
+            error: ErrorNumber(1),
+        },
+    );
+    node.send(BitmapIn::SetAll {
+        query: Query(4),
+        reason: "test".to_owned(),
+    });
+    node.run();
+    assert!(
+        node.state
+            .iter()
+            .any(|state| matches!(state, StateIn::AllSet { result: Ok(()), .. }))
+    );
+    node.send(BitmapIn::ClearAll {
+        reason: "test".to_owned(),
+    });
+    assert_eq!(node.map().unwrap().runs().collect::<Vec<_>>(), [range(8, 1)]);
+}
+
+#[test]
+fn wrong_pages_of_the_peer_end_the_connection() {
+    for (first, pages, set_bits) in [(1, 1, 0), (0, 64, 0), (0, 4, 1), (0, 3, 0)] {
+        let mut node = Node::attached(0);
+        node.send(BitmapIn::Exchange {
+            connection: LINK,
+            source: false,
+            after: MarkNumber(0),
+        });
+        let encoding = mendblock_net::wire::message::BitmapEncoding::Uniform(false);
+        node.peer(message(Message::BitmapPages {
+            first_page: first,
+            pages,
+            encoding,
+        }));
+        node.peer(message(Message::BitmapEnd { set_bits }));
+        assert!(node.drops > 0, "{first} {pages} {set_bits}");
+    }
+}
+
+#[test]
+fn a_list_longer_than_a_message_arrives_whole() {
+    let (mut a, mut b) = (Node::attached(0), Node::attached(1));
+    for block in 0..700 {
+        a.mark(2 * block, MarkReason::MissedWrite);
+        a.mark(2 * block + 1, MarkReason::PeerFailed);
+    }
+    a.run();
+    a.send(BitmapIn::SendRecords { connection: LINK });
+    for frame in &a.frames {
+        let Message::BadBlocks {
+            own,
+            suspect,
+            tombstones,
+            ..
+        } = &frame.message
+        else {
+            panic!("only lists are sent")
+        };
+        let most = mendblock_net::wire::prelude::MAX_RECORDS;
+        assert!(own.len() + suspect.len() + tombstones.len() <= most);
+    }
+    talk(&mut a, &mut b);
+    let records = b.newest().records;
+    let suspects: u64 = records
+        .suspects(0)
+        .map(|record| u64::from(record.range.count()))
+        .sum();
+    assert_eq!((records.own_blocks(), suspects), (700, 700));
+}
+
+#[test]
+fn a_full_list_is_told_once_and_its_mark_has_no_record() {
+    let mut node = Node::attached(0);
+    node.send(BitmapIn::Mark(vec![Mark {
+        number: MarkNumber(1),
+        ranges: vec![range(0, 16384)],
+        reason: MarkReason::MissedWrite,
+    }]));
+    node.run();
+    node.last_mark = 1;
+    node.mark(20_000, MarkReason::MissedWrite);
+    node.mark(20_002, MarkReason::MissedWrite);
+    node.run();
+    assert_eq!(
+        node.marked,
+        [
+            (1, MarkOutcome::Durable),
+            (2, MarkOutcome::RecordLost),
+            (3, MarkOutcome::RecordLost)
+        ]
+    );
+    let told = |state: &&StateIn| matches!(state, StateIn::TooManyBad);
+    assert_eq!(node.state.iter().filter(told).count(), 1);
+    assert!(node.durable().is_set(20_000));
+}
+
+#[test]
+fn a_lost_list_makes_every_bit_bad_though_there_is_no_file_yet() {
+    let mut node = Node::attached(0);
+    node.mark(8, MarkReason::PeerLacks);
+    node.run();
+    node.health = [Vec::new(), Vec::new()];
+    node.restart();
+    node.change(|_| {});
+    node.send(BitmapIn::Load {
+        query: Query(2),
+        plan: Box::new(LoadPlan {
+            layout: layout(),
+            volume_sectors: SECTORS,
+            set_all: false,
+            extents: Vec::new(),
+            list_lost: true,
+        }),
+    });
+    node.run();
+    node.commit();
+    let records = node.newest().records;
+    let record = records.own().next().expect("the block with a bit is bad");
+    assert_eq!((record.range, record.good_at), (range(8, 1), GoodAt::Unknown));
+    assert_eq!(node.pictures.last().unwrap().own, [range(8, 1)]);
+}
+
+#[test]
+fn healed_blocks_are_told_and_confirmed_only_when_that_is_durable() {
+    let mut node = Node::attached(0);
+    node.connect();
+    node.mark(8, MarkReason::MissedWrite);
+    node.peer(lists(vec![record(30)], vec![], vec![]));
+    node.run();
+    node.frames.clear();
+    node.failing_health = true;
+    node.clear(8, ClearReason::ResyncWritten);
+    node.peer(message(Message::Cleared {
+        ranges: vec![range(30, 1)],
+    }));
+    node.run();
+    assert!(
+        node.frames.is_empty(),
+        "an old record could come back after a crash"
+    );
+    node.failing_health = false;
+    node.clear(8, ClearReason::ResyncWritten);
+    node.peer(message(Message::Cleared {
+        ranges: vec![range(30, 1)],
+    }));
+    node.run();
+    assert_eq!(
+        node.frames.pop_front().unwrap().message,
+        Message::ClearedAck {
+            ranges: vec![range(30, 1)]
+        }
+    );
+}
+
+#[test]
+fn a_lost_block_is_fetched_when_the_peer_has_healed_it() {
+    let mut node = Node::attached(0);
+    node.peer(lists(vec![record(5)], vec![], vec![]));
+    node.send(BitmapIn::Lost {
+        ranges: vec![range(5, 1)],
+    });
+    node.run();
+    node.peer(message(Message::Cleared {
+        ranges: vec![range(5, 1)],
+    }));
+    node.send(BitmapIn::NextRun {
+        query: Query(1),
+        from: 0,
+        max_blocks: 4,
+        max_runs: 3,
+    });
+    node.run();
+    assert_eq!(node.runs, [vec![range(5, 1)]]);
+}
+
+#[test]
+fn whether_the_peer_has_a_bad_block_is_judged_block_by_block() {
+    let mut node = Node::attached(0);
+    node.connect();
+    node.mark(11, MarkReason::PeerLacks);
+    node.send(BitmapIn::Mark(vec![Mark {
+        number: MarkNumber(2),
+        ranges: vec![range(10, 3)],
+        reason: MarkReason::ReadError {
+            error: ErrorNumber(1),
+        },
+    }]));
+    node.run();
+    let records = node.newest().records;
+    let good: Vec<_> = records
+        .own()
+        .map(|record| (record.range, record.good_at))
+        .collect();
+    assert_eq!(
+        good,
+        [
+            (range(10, 1), GoodAt::Yes),
+            (range(11, 1), GoodAt::No),
+            (range(12, 1), GoodAt::Yes)
+        ]
+    );
+    let picture = node.pictures.last().unwrap();
+    assert_eq!(picture.own, [range(10, 1), range(11, 1), range(12, 1)]);
+    assert_eq!(
+        picture.peer,
+        [range(11, 1)],
+        "nobody has the last write of block 11"
+    );
+}
+
+#[test]
+fn no_block_that_the_peer_lacks_is_missing_in_the_picture() {
+    let mut node = Node::attached(0);
+    node.connect();
+    for block in 0..3000 {
+        node.mark(block * 30, MarkReason::PeerLacks);
+    }
+    node.run();
+    let picture = node.pictures.last().unwrap();
+    let named = |block: u64| picture.peer.iter().any(|range| range.contains(block));
+    assert!((0..3000).all(|block| named(block * 30)));
+}
+
+#[test]
+fn frames_of_an_older_connection_change_nothing() {
+    let mut node = Node::attached(0);
+    node.connect();
+    node.send(BitmapIn::Peer {
+        connection: ConnectionNumber(LINK.0 - 1),
+        frame: message(Message::Cleared {
+            ranges: vec![range(1, 1)],
+        }),
+    });
+    node.run();
+    assert!(node.frames.is_empty());
+}
