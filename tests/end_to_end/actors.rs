@@ -97,7 +97,6 @@ fn deaths_during_a_resync() {
 
 /// The peer's actor dies while it is all that clients have: they wait, and see no error.
 #[test]
-#[ignore = "known gap: after its reconnection the requests of a Primary without a disk are never answered"]
 fn the_peer_actor_dies_while_the_disk_is_away() {
     let mut pair = Pair::running(&Options::default());
     let load = Load::start(&pair.alice, Arc::<History>::default(), BUSY, 2);

@@ -168,6 +168,11 @@ impl World {
         })
     }
 
+    /// Both run and are connected.
+    pub fn is_connected(&self) -> bool {
+        (0..2).all(|node| self.nodes[node].up && self.connection_state(node).is_connected_or_better())
+    }
+
     /// Usable sectors of the volume.
     pub fn sectors(&self) -> u64 {
         format::layout(&self.nodes[0].device).usable_sectors()

@@ -3,6 +3,7 @@
 
 use mendblock_core::configuration::OnIoError;
 use mendblock_core::part::PartName;
+use mendblock_core::volume::machine::Command;
 use mendblock_kit::wiring::SINGLE;
 use mendblock_kit::world::World;
 use mendblock_simulation::load::Load;
@@ -75,6 +76,34 @@ fn any_parts_die_under_load() {
                 world.kill(node, name);
             }
         }
+        load.run(&mut world, 20);
+        world.settle();
+        assert_eq!(world.client_errors, Vec::<String>::new());
+    });
+}
+
+/// The Primary's disk is away: the peer is all that its clients have.
+#[test]
+fn any_parts_die_while_the_primary_has_no_disk() {
+    each_seed("any_parts_die_while_the_primary_has_no_disk", 8, |seed| {
+        let mut world = World::synced(seed, 16 << 20, OnIoError::Detach);
+        let load = Load::new(&mut world, 0, 3);
+        load.run(&mut world, 20);
+        world.order_ok(0, Command::Detach { force: false });
+        load.run(&mut world, 20);
+        for _ in 0..6 {
+            let node = world.random.usize(0..2);
+            let name = SINGLE[world.random.usize(0..SINGLE.len())];
+            world.kill(node, name);
+            load.run(&mut world, 20);
+            world.run_until("clients are served again", 60_000, |world| {
+                world.nodes[0].open_requests() == 0
+            });
+        }
+        // An attach that loses a part is given up ("attach again").
+        world.run_for(1_000);
+        world.run_until("they are connected", 60_000, World::is_connected);
+        world.order_ok(0, Command::Attach { new_disk: false });
         load.run(&mut world, 20);
         world.settle();
         assert_eq!(world.client_errors, Vec::<String>::new());

@@ -418,12 +418,14 @@ impl Node {
 
     fn clear(&mut self, block: u64, reason: ClearReason) {
         let set = self.map().is_some_and(|map| map.is_set(block));
+        // Before: its data was written before the part hears of it, and a flush of this very step covers it.
+        let noted = set && self.unflushed.insert(block);
         self.send(BitmapIn::Clear {
             ranges: vec![BlockRange::single(block)],
             reason,
         });
-        if set && self.map().is_some_and(|map| !map.is_set(block)) {
-            self.unflushed.insert(block);
+        if noted && self.map().is_none_or(|map| map.is_set(block)) {
+            self.unflushed.remove(&block);
         }
     }
 

@@ -159,7 +159,7 @@ impl VolumePart {
         }
         match request.work {
             Work::Read { range } => self.start_read(id, range, out),
-            Work::Flush => self.start_flush(id),
+            Work::Flush => self.start_flush(id, out),
             _ => self.start_write(id, out),
         }
     }
@@ -343,7 +343,7 @@ impl VolumePart {
     }
 
     /// Everything answered before is stable on every up-to-date replica: the local flush and the barrier's acknowledgement.
-    fn start_flush(&mut self, id: u64) {
+    fn start_flush(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
         if !self.recovery.is_settled() {
             // R17: which answered writes the predecessor had not retired is not known yet.
             return;
@@ -351,8 +351,16 @@ impl VolumePart {
         let Some(snapshot) = self.snapshot.clone() else {
             return;
         };
+        // The same copies that would make a write good make it stable.
+        let way = match path::write(&snapshot, &self.configuration, false, self.now) {
+            Ok(way) => way,
+            Err(ReadPath::Nowhere(why)) if !snapshot.vector.suspended.any() => {
+                return self.fail(id, 5, why, out);
+            }
+            Err(_) => return,
+        };
         self.running(id);
-        if let Some(connection) = snapshot.connection.filter(|_| snapshot.mirror) {
+        if let Some(connection) = way.peer {
             self.close_epoch();
             let epoch = self.epochs.last_closed();
             let stable = self.epochs.is_stable(epoch);
@@ -365,7 +373,7 @@ impl VolumePart {
                 };
             }
         }
-        if path::disk_usable(&snapshot) {
+        if way.local {
             let taken = std::mem::take(&mut self.unflushed).into_iter().collect();
             if let Some(request) = self.requests.get_mut(&id) {
                 request.flushing = taken;
@@ -389,6 +397,8 @@ impl VolumePart {
     /// The request is done anew, by another way.
     pub(super) fn restart(&mut self, id: u64) {
         self.settling.remove(&id);
+        // What it becomes on its new way is looked at in this step: nothing else may ever come.
+        self.freed = true;
         if let Some(request) = self.requests.get_mut(&id) {
             request.stage = Stage::Waiting;
             // A write that failed here is not tried here again (replication 8), and T1 needs its number.

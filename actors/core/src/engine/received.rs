@@ -32,6 +32,8 @@ pub(super) struct Incoming {
     pub sender_diskless: bool,
     /// Epochs of the sender that no barrier has ended.
     epochs: BTreeMap<(ConnectionNumber, u64), Received>,
+    /// The connection of the last barrier: the epochs behind it were counted here from their begin.
+    counted: Option<ConnectionNumber>,
 }
 
 /// Writes of one epoch.
@@ -156,7 +158,11 @@ impl VolumePart {
             }
             Message::Barrier { epoch, writes } => {
                 let received = self.link.epochs.get(&(connection, epoch));
-                if received.map_or(0, |received| received.count) != writes {
+                // An epoch that a predecessor began was counted by two: each write of it was acknowledged, or the peer part dropped the
+                // connection when the predecessor died.
+                let began_here = self.link.counted == Some(connection) || !self.recovery.inherits(connection);
+                self.link.counted = Some(connection);
+                if began_here && received.map_or(0, |received| received.count) != writes {
                     // A write was lost on the way (with a predecessor's mailbox): acknowledged, the sender would forget it.
                     return self.protocol_error("a barrier counts other writes than have arrived", out);
                 }

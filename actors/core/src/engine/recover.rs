@@ -93,6 +93,11 @@ impl Recovery {
         }
     }
 
+    /// Whether a predecessor had received on this connection.
+    pub fn inherits(&self, connection: ConnectionNumber) -> bool {
+        self.peer == Some(Some(connection))
+    }
+
     pub fn bitmap_is(&mut self, generation: PartGeneration, _last: MarkNumber) {
         self.bitmap |= generation == self.generation;
     }

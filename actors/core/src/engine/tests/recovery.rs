@@ -8,7 +8,7 @@ use crate::identity::{Arrival, ClientId, ErrorNumber, MarkNumber, OperationId, P
 use crate::part::PartName;
 use crate::snapshot::{Drain, Snapshot};
 use crate::volume::machine::StateIn;
-use crate::volume::state::DiskState;
+use crate::volume::state::{DiskState, Role};
 use mendblock_net::wire::message::Message;
 use mendblock_storage::units::SectorRange;
 
@@ -326,4 +326,20 @@ fn new_activity_log_is_asked_again_and_new_state_part_hears_the_drain_again() {
             .count(),
         2
     );
+}
+
+#[test]
+fn epoch_that_a_predecessor_began_is_not_counted_and_the_next_one_is() {
+    let mut secondary = connected();
+    secondary.vector.role = Role::Secondary;
+    secondary.vector.peer_role = Role::Primary;
+    let mut h = successor(secondary, false);
+    answer_table(&mut h, vec![]);
+    replay_end(&mut h);
+    h.hear(Message::Barrier { epoch: 7, writes: 3 });
+    h.complete_all();
+    assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { epoch: 7 })), 1);
+    h.hear(Message::Barrier { epoch: 8, writes: 1 });
+    h.complete_all();
+    assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { epoch: 8 })), 0);
 }

@@ -5,7 +5,7 @@ use crate::bitmap::MarkReason;
 use crate::engine::VolumeIn;
 use crate::identity::{Query, TellNumber};
 use crate::part::{Instant, Part};
-use crate::snapshot::{Admission, Drain, HoldReason};
+use crate::snapshot::{Admission, Drain, HoldReason, Snapshot};
 use crate::volume::machine::StateIn;
 use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_net::wire::message::Message;
@@ -437,4 +437,35 @@ fn r11_write_that_is_mirrored_anew_and_lost_again_is_marked_again() {
     assert_eq!(h.sent(|m| matches!(m, Message::Write { .. })), 2);
     h.lose_link();
     assert_eq!(h.marked_for(MarkReason::PeerLacks), vec![blocks(0, 1); 2]);
+}
+
+#[test]
+fn flush_without_a_disk_waits_for_the_link_and_goes_on_with_it() {
+    let diskless = |s: &mut Snapshot| {
+        s.vector.disk = DiskState::Diskless;
+        s.disk = None;
+    };
+    let mut h = Harness::new(connected());
+    h.publish(diskless);
+    h.write(1, sectors(0, 8));
+    let request = h.last_request();
+    h.hear(Message::WriteAcks {
+        requests: vec![request],
+    });
+    h.flush(2);
+    assert!(h.last_barrier().is_some());
+    h.lose_link();
+    h.acknowledge_marks();
+    assert!(h.unanswered(2));
+    h.publish(|s| {
+        let lost = s.link_lost_at;
+        *s = connected();
+        s.connection = Some(LINK.next());
+        s.link_lost_at = lost;
+        diskless(s);
+    });
+    if let Some((epoch, _)) = h.last_barrier() {
+        h.hear(Message::BarrierAck { epoch });
+    }
+    assert_eq!(h.answered(2), None);
 }

@@ -105,8 +105,12 @@ impl StatePart {
             }));
             return;
         }
-        let mut lists = std::mem::take(&mut self.early_lists);
-        lists.retain(|(of, _)| *of == connection);
+        let (lists, later) = std::mem::take(&mut self.early_lists)
+            .into_iter()
+            .filter(|(of, _)| *of >= connection)
+            .partition::<Vec<_>, _>(|(of, _)| *of == connection);
+        // Two connections may have come while this part was busy: the later one's lists are not sent again either.
+        self.early_lists = later;
         self.link = Some(Link {
             connection,
             resolver,
