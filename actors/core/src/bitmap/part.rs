@@ -353,8 +353,12 @@ impl BitmapPart {
         out: &mut Outbox<BitmapEffect>,
     ) {
         match part {
-            PartName::Disk if matches!(self.recovering, Some(Recovering::Table(_))) => self.ask_table(out),
-            PartName::Disk => self.asked = Some(self.query_table(out)),
+            PartName::Disk => match self.recovering {
+                Some(Recovering::Table(_)) => self.ask_table(out),
+                // Nothing was submitted yet, and the table is asked for later in any case.
+                Some(Recovering::Snapshot | Recovering::Pause(_)) => {}
+                Some(Recovering::Reading) | None => self.asked = Some(self.query_table(out)),
+            },
             PartName::Volume => {
                 // The picture comes first: no read may go to the peer before the successor has it (R16).
                 self.published = None;

@@ -474,6 +474,14 @@ impl Node {
 
     /// The part dies; its successor gets what every generation gets: the newest health file and the last snapshot.
     fn reborn(&mut self, generation: u64) {
+        self.born(generation);
+        if generation > 1 {
+            self.change(|_| {});
+        }
+    }
+
+    /// As [`Self::reborn`], but the snapshot is not there yet.
+    fn born(&mut self, generation: u64) {
         self.part = BitmapPart::new(configuration(self.id), PartGeneration(generation));
         let files = Health::newest(&self.health[0], &self.health[1]).ok();
         let files = files
@@ -481,9 +489,6 @@ impl Node {
             .into_iter()
             .collect();
         self.send(BitmapIn::HealthRead { files });
-        if generation > 1 {
-            self.change(|_| {});
-        }
     }
 
     /// Power loss: what is stable remains.

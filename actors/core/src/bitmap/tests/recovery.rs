@@ -152,6 +152,22 @@ fn a_disk_part_that_dies_while_a_new_generation_asks_is_asked_again() {
 }
 
 #[test]
+fn a_disk_part_that_dies_with_the_bitmap_part_is_asked_once_and_held_up_by_nothing() {
+    let mut node = Node::attached(0);
+    node.hold_table = true;
+    node.born(2);
+    node.send(BitmapIn::Restarted {
+        part: PartName::Disk,
+        generation: PartGeneration(2),
+    });
+    node.change(|_| {});
+    node.answer_tables();
+    node.mark(1, MarkReason::PeerLacks);
+    node.run();
+    assert_eq!(node.marked, [(1, MarkOutcome::Durable)]);
+}
+
+#[test]
 fn a_disk_that_goes_while_a_new_generation_reads_ends_the_waiting() {
     let mut node = Node::attached(0);
     node.reborn(2);
