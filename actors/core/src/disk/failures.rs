@@ -120,6 +120,17 @@ impl Failures {
         failure.completion(number)
     }
 
+    /// What the table names beside the operations in the kernel: failed ones whose mark was not reported. Whether each writes.
+    pub fn named(&self) -> impl Iterator<Item = (OperationId, Option<SectorRange>, bool)> {
+        self.0
+            .values()
+            .filter(|failure| !failure.marked)
+            .filter_map(|failure| {
+                let writes = matches!(failure.kind, ErrorKind::Write);
+                Some((failure.data?, failure.range, writes))
+            })
+    }
+
     /// For a new volume part: every completion whose mark it has not reported.
     pub fn for_volume(&self) -> Vec<DataCompletion> {
         self.0

@@ -483,7 +483,7 @@ impl DiskPart {
     }
 
     fn query_table(
-        &self,
+        &mut self,
         asker: PartName,
         generation: PartGeneration,
         query: Query,
@@ -507,7 +507,13 @@ impl DiskPart {
             .meta
             .extend(parked.map(|operation| (operation.generation, operation.number)));
         match asker {
-            PartName::Volume => out.send(To::Volume(VolumeIn::Table(answer))),
+            PartName::Volume => {
+                // Only with the range can a new generation mark what failed under an old one (R10): behind the table that names
+                // it, it is told again.
+                answer.data.extend(self.failures.named());
+                out.send(To::Volume(VolumeIn::Table(answer)));
+                self.replies.data.extend(self.failures.for_volume());
+            }
             PartName::Bitmap => out.send(To::Bitmap(BitmapIn::Table(answer))),
             PartName::ActivityLog => out.send(To::ActivityLog(ActivityIn::Table(answer))),
             PartName::State => out.send(To::State(StateIn::Table(answer))),
@@ -518,10 +524,9 @@ impl DiskPart {
     }
 
     fn restarted(&mut self, part: PartName, out: &mut Outbox<DiskEffect>) {
-        match part {
-            PartName::State => self.failures.repeat_to_state(out),
-            PartName::Volume => self.replies.data.extend(self.failures.for_volume()),
-            _ => {}
+        // A new volume part is told behind the table that it asks for.
+        if part == PartName::State {
+            self.failures.repeat_to_state(out);
         }
     }
 }

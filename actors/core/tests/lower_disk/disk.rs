@@ -324,22 +324,30 @@ fn an_error_is_repeated_until_it_is_taken_and_marked() {
     assert_eq!(completed(&out), [(1, Some((4, EIO)))]);
     assert_eq!(reported(&out), [(4, ErrorKind::Read)]);
 
-    let volume = DiskIn::Restarted {
-        part: PartName::Volume,
-        generation: PartGeneration(2),
+    // Behind the table, which says where it was: without that a new volume part could not mark it.
+    let asked = |generation| DiskIn::QueryTable {
+        asker: PartName::Volume,
+        generation: PartGeneration(generation),
+        query: Query(9),
     };
-    assert_eq!(completed(&disk.on(volume)), [(1, Some((4, EIO)))]);
+    let out = disk.on(asked(2));
+    assert_eq!(completed(&out), [(1, Some((4, EIO)))]);
+    match &out.messages[..] {
+        [
+            To::Volume(VolumeIn::Table(table)),
+            To::Volume(VolumeIn::Completed(_)),
+        ] => {
+            assert_eq!(table.data, [(id(1), Some(range()), false)]);
+        }
+        other => panic!("{other:?}"),
+    }
     assert_eq!(
         forgotten(&disk.on(DiskIn::ErrorMarked {
             number: ErrorNumber(4)
         })),
         [0; 0]
     );
-    let volume = DiskIn::Restarted {
-        part: PartName::Volume,
-        generation: PartGeneration(3),
-    };
-    assert_eq!(completed(&disk.on(volume)), []);
+    assert_eq!(completed(&disk.on(asked(3))), []);
 
     let state = DiskIn::Restarted {
         part: PartName::State,
