@@ -366,8 +366,9 @@ impl PeerPart {
                         text,
                     })));
                 }
-                if let Some(link) = self.link.as_ref().filter(|link| link.up) {
-                    out.send(To::State(StateIn::Link(up_fact(link))));
+                // Parameters of the peer may have died in its mailbox: the handshake would wait for them in vain.
+                if self.link.as_ref().is_some_and(|link| link.up) {
+                    self.recover(part, "the state part was restarted", now, out);
                 }
             }
             // Records and out-of-sync notices of the peer may have died in its mailbox: a new handshake brings them anew.
