@@ -46,6 +46,14 @@ pub enum HealthFileError {
         /// The file.
         path: PathBuf,
     },
+    /// A content came after a newer one.
+    #[error("content {sequence} of the health file came after content {last}: not written")]
+    Superseded {
+        /// The number in it.
+        sequence: u64,
+        /// The newest that was written, or tried.
+        last: u64,
+    },
     /// The volume's name is empty or too long.
     #[error("a volume name of {0} bytes cannot stand in a health file (1 to {VOLUME_NAME_MAX})")]
     Name(usize),
@@ -141,8 +149,18 @@ impl HealthStore {
 
     /// Writes a slot that was encoded elsewhere ([`Health::encode`]), with the sequence number that stands in it, to the
     /// older slot; durable on return.
+    ///
+    /// A number that is not above the last one is refused ([`HealthFileError::Superseded`]): the write of a bitmap actor that
+    /// died, come late. Written, it would make the slot with the newest content pass for the older one, and the next write that a
+    /// crash tears would take that content away.
     pub fn write_encoded(&mut self, sequence: u64, bytes: &[u8]) -> Result<(), HealthFileError> {
-        self.last_sequence = self.last_sequence.max(sequence);
+        if sequence <= self.last_sequence {
+            return Err(HealthFileError::Superseded {
+                sequence,
+                last: self.last_sequence,
+            });
+        }
+        self.last_sequence = sequence;
         self.write_slot(bytes)
     }
 
@@ -316,6 +334,28 @@ mod tests {
 
     fn reload(directory: &Path) -> (HealthStore, Health) {
         HealthStore::load(directory, VOLUME).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_late_write_of_an_older_content_leaves_the_newest_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, mut health) = created(directory.path());
+        let older = health.clone();
+        mark(&mut health, 7);
+        health.sequence += 2;
+        let newest = health.sequence;
+        store.write_encoded(newest, &health.encode()).unwrap();
+        let late = Health {
+            sequence: newest - 1,
+            ..older
+        };
+        let refused = store.write_encoded(late.sequence, &late.encode());
+        assert!(matches!(refused, Err(HealthFileError::Superseded { .. })));
+        // The next write, torn by a crash: the newest content is still there.
+        let path = store.place.current();
+        let other = store.newest.other();
+        store.file.write_all_at(&[0xFF; 512], other.offset()).unwrap();
+        assert_eq!(reload(directory.path()).1, health, "{}", path.display());
     }
 
     #[test]
