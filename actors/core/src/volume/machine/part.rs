@@ -396,7 +396,7 @@ impl Part for StatePart {
                 errno,
             } => self.io_error(number, kind, range, errno, cx, out),
             StateIn::Meta(completion) => self.meta_completed(completion, cx, out),
-            StateIn::Table(answer) => self.table(&answer, out),
+            StateIn::Table(answer) => self.table(&answer, cx, out),
             StateIn::DiskTimeout { operation, age } => self.disk_timeout(operation, age, cx, out),
             StateIn::Drained {
                 snapshot,
@@ -466,6 +466,7 @@ impl Part for StatePart {
             self.sync.repair_not_before,
             self.link.as_ref().and_then(Link::wake_at),
             self.errors.wake_at(),
+            self.store.wake_at(),
         ]
         .into_iter()
         .flatten()

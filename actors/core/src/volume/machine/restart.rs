@@ -71,7 +71,7 @@ impl StatePart {
     /// A disk in use stays; a detach is done again from D5 (each step is idempotent, the peer makes no second generation for the
     /// same attach id); an attach that had not come to its end is undone.
     fn resume_disk(&mut self, last: &Snapshot, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        self.store_resumed();
+        self.store_resumed(out);
         match last.vector.disk {
             DiskState::Failed => {
                 let detaching = last.reasons.detaching;

@@ -8,7 +8,7 @@ use super::part::StatePart;
 use crate::bitmap::{BitmapIn, HeaderChange};
 use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
 use crate::identity::{ConnectionNumber, MarkNumber, Query};
-use crate::part::{Context, Outbox, PartName, To};
+use crate::part::{Context, Instant, Outbox, PartName, To};
 use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::DiskState;
 use crate::volume::transition;
@@ -57,6 +57,21 @@ struct Write {
     health: Option<Query>,
 }
 
+/// Whether a write of a dead predecessor may still land (R4): over a newer superblock it would take an acknowledged generation back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Predecessor {
+    /// No.
+    #[default]
+    Settled,
+    /// The disk part is asked.
+    Table(Query),
+    /// It may; the table is asked for again then.
+    Pause(Instant),
+}
+
+/// The table is asked for again after this time, ms.
+const PREDECESSOR_PAUSE: u64 = 20;
+
 /// Writes of the superblock: at most one under way, one wanted.
 #[derive(Default)]
 pub(super) struct Store {
@@ -70,6 +85,7 @@ pub(super) struct Store {
     written_flags: Flags,
     /// A write that was under way when the disk was given up: it may still land.
     left_behind: Option<u64>,
+    predecessor: Predecessor,
 }
 
 impl Store {
@@ -92,6 +108,7 @@ impl Store {
         *self = Self {
             written_flags: self.written_flags,
             left_behind,
+            predecessor: self.predecessor,
             ..Self::default()
         };
         thens
@@ -99,7 +116,15 @@ impl Store {
 
     /// A superblock write may still land.
     pub fn writes_superblock(&self) -> bool {
-        self.left_behind.is_some()
+        self.left_behind.is_some() || self.predecessor != Predecessor::Settled
+    }
+
+    /// When the table is asked for again.
+    pub fn wake_at(&self) -> Option<Instant> {
+        match self.predecessor {
+            Predecessor::Pause(at) => Some(at),
+            Predecessor::Settled | Predecessor::Table(_) => None,
+        }
     }
 
     /// The operations that a new disk part knows: what it does not name has ended, or never began.
@@ -163,7 +188,10 @@ impl StatePart {
     pub(super) fn store_start(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let usable =
             self.current.vector.disk.is_usable() || self.current.vector.disk == DiskState::Negotiating;
-        if !self.store.wanted || self.store.running.is_some() || self.store.pages_first.is_some() {
+        let busy = self.store.running.is_some()
+            || self.store.pages_first.is_some()
+            || self.store.predecessor != Predecessor::Settled;
+        if !self.store.wanted || busy {
             return;
         }
         let attaching = self
@@ -339,20 +367,51 @@ impl StatePart {
             }
         }
         if part == PartName::Disk && self.disk.is_some() {
-            let query = self.query();
-            out.send(To::Disk(DiskIn::QueryTable {
-                asker: PartName::State,
-                generation: self.generation,
-                query,
-            }));
+            let query = self.query_table(out);
+            if self.store.predecessor != Predecessor::Settled {
+                self.store.predecessor = Predecessor::Table(query);
+            }
         }
     }
 
+    fn query_table(&mut self, out: &mut Outbox<StateEffect>) -> Query {
+        let query = self.query();
+        out.send(To::Disk(DiskIn::QueryTable {
+            asker: PartName::State,
+            generation: self.generation,
+            query,
+        }));
+        query
+    }
+
+    /// Asks again whether a predecessor's write is still in the kernel.
+    pub(super) fn store_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.store.wake_at().is_some_and(|at| at <= cx.now) {
+            self.store.predecessor = Predecessor::Table(self.query_table(out));
+        }
+    }
+
+    fn predecessor_named(&mut self, answer: &TableAnswer, cx: &Context<'_>) {
+        if self.store.predecessor != Predecessor::Table(answer.query) {
+            return;
+        }
+        let in_kernel = answer
+            .meta
+            .iter()
+            .any(|(generation, _)| *generation != self.generation);
+        self.store.predecessor = if in_kernel {
+            Predecessor::Pause(cx.now.after_ms(PREDECESSOR_PAUSE))
+        } else {
+            Predecessor::Settled
+        };
+    }
+
     /// R9: what the device's table does not name is submitted again, under its number.
-    pub(super) fn table(&mut self, answer: &TableAnswer, out: &mut Outbox<StateEffect>) {
+    pub(super) fn table(&mut self, answer: &TableAnswer, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         if answer.asker != self.generation {
             return;
         }
+        self.predecessor_named(answer, cx);
         let in_kernel: Vec<u64> = answer
             .meta
             .iter()
@@ -375,10 +434,11 @@ impl StatePart {
     }
 
     /// A new state part: the last superblock on disk is not known for sure, so the present one is written.
-    pub(super) fn store_resumed(&mut self) {
+    pub(super) fn store_resumed(&mut self, out: &mut Outbox<StateEffect>) {
         if let Some(disk) = self.disk.as_ref() {
             self.store.written_flags = disk.superblock.flags;
             self.store.wanted = true;
+            self.store.predecessor = Predecessor::Table(self.query_table(out));
         }
     }
 

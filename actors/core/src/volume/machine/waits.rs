@@ -26,6 +26,7 @@ impl StatePart {
         self.attach_deadline(cx, out);
         self.command_deadline(cx, out);
         self.link_deadline(cx, out);
+        self.store_deadline(cx, out);
     }
 
     /// Whether new writes (or reads) may start.

@@ -121,3 +121,20 @@ fn e78_helper_part_dies_with_the_handler() {
     assert_eq!(world.vector().disk, DiskState::Diskless);
     assert_eq!(world.count(0, handler(Handler::LocalIoError)), 1, "never twice");
 }
+
+#[test]
+fn a_new_state_part_writes_no_superblock_that_its_predecessors_could_land_on() {
+    let mut world = died(Detach, Kind::SuperblockWrite);
+    let open = |world: &World| {
+        let is_write = |question: &&Question| question.kind() == Kind::SuperblockWrite;
+        world.questions.iter().filter(is_write).count()
+    };
+    assert_eq!(open(&world), 1);
+    world.restart_state();
+    world.pass(1_000);
+    assert_eq!(open(&world), 1, "the predecessor's is still in the kernel");
+    world.release(Kind::SuperblockWrite);
+    world.pass(60_000);
+    assert!(world.snapshot().disk.is_none());
+    assert!(!world.superblock.flags.contains(Flags::WAS_UP_TO_DATE));
+}
