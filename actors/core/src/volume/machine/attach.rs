@@ -344,8 +344,14 @@ impl StatePart {
         out: &mut Outbox<StateEffect>,
     ) {
         let lost = match anchor {
+            // Another file of the same disk (made when the first one was lost) counts from the beginning again.
             StoredAnchor::Present(anchor) => {
-                anchor.record_count > 0 && header.is_none_or(|header| header.sequence < anchor.sequence)
+                let same = |header: &HealthHeader| match header.anchor {
+                    StoredAnchor::Present(of_file) => of_file.health_id == anchor.health_id,
+                    _ => true,
+                };
+                anchor.record_count > 0
+                    && header.is_none_or(|header| header.sequence < anchor.sequence || !same(header))
             }
             StoredAnchor::Damaged(_) => true,
             StoredAnchor::Absent => false,

@@ -470,6 +470,31 @@ fn the_anchor_of_the_list_survives_a_new_state_part() {
 }
 
 #[test]
+fn a_list_is_lost_when_its_file_is_older_or_another_one() {
+    use mendblock_storage::format::anchor::{Anchor, StoredAnchor};
+    let anchor = |health_id, sequence| {
+        StoredAnchor::Present(Anchor {
+            health_id,
+            sequence,
+            record_count: 3,
+        })
+    };
+    for (health_id, sequence, lost) in [(8, 5, false), (8, 9, false), (8, 4, true), (7, 9, true)] {
+        let mut world = World::new(Detach);
+        world.superblock.anchor = anchor(8, 5);
+        world.health = Some(HealthHeader {
+            device_id: DEVICE_ID,
+            sequence,
+            anchor: anchor(health_id, sequence),
+            ..HealthHeader::default()
+        });
+        let world = world.attach();
+        let plan = world.plans.last().unwrap();
+        assert_eq!(plan.list_lost, lost, "file {health_id}, content {sequence}");
+    }
+}
+
+#[test]
 fn attach_of_an_attached_disk_is_refused() {
     let mut world = World::attached(Detach);
     let id = attach(&mut world);
