@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use mendblock_core::configuration::OnIoError;
+use mendblock_core::fact::Fact;
 use mendblock_core::helper::Handler;
 use mendblock_core::volume::machine::Command;
 use mendblock_core::volume::state::DiskState;
@@ -9,7 +10,7 @@ use mendblock_kit::format;
 use mendblock_kit::world::World;
 use mendblock_simulation::seeds::each_seed;
 use mendblock_storage::format::superblock::Flags;
-use mendblock_storage::units::SectorRange;
+use mendblock_storage::units::{BlockRange, SectorRange};
 
 const X: u64 = 1500;
 const Y: u64 = 3000;
@@ -251,5 +252,27 @@ fn read_error_during_drain() {
         assert!(bits.contains(&X) && bits.contains(&Y), "{bits:?}");
         assert_eq!(bad, 2);
         assert_eq!(attach_again(&mut world), 2);
+    });
+}
+
+/// The source of a resync has one bad block: only that one is lost, whatever larger read it was part of.
+#[test]
+fn resync_source_cannot_read_one_block() {
+    each_seed("resync_source_cannot_read_one_block", 5, |seed| {
+        let mut world = prepared(seed, OnIoError::Detach);
+        world.run_for(2_000);
+        world.nodes[0].device.faults.unreadable.insert(X);
+        let facts = world.nodes[1].facts.len();
+        world.order_ok(1, Command::Invalidate);
+        world.run_until("the resync has ended", 600_000, |world| {
+            world.nodes[1].facts[facts..]
+                .iter()
+                .any(|(_, _, fact)| matches!(fact, Fact::ResyncEnded { .. }))
+        });
+        world.run_for(5_000);
+        let listed = |node: usize| world.nodes[node].bad_blocks.own.clone();
+        let one = vec![BlockRange::single(X)];
+        assert_eq!((listed(0), listed(1)), (one.clone(), one), "{}", world.describe());
+        assert_eq!(format::set_bits(&world.nodes[1].device), [X]);
     });
 }

@@ -93,6 +93,8 @@ pub enum ClearReason {
         /// See above.
         both: bool,
     },
+    /// No bit goes: a block of a larger failed read was read twice, and the same. It leaves the list, its bit stays.
+    ReadTwice,
 }
 
 /// Facts in the header of the health file (`io-errors` 9.2).

@@ -5,7 +5,7 @@ use super::health::HealthWriter;
 use super::load::Loading;
 use super::pages::PageWriter;
 use super::records::without;
-use super::{BadBlocks, BitmapEffect, BitmapIn, ClearReason};
+use super::{BadBlocks, BitmapEffect, BitmapIn};
 use crate::configuration::VolumeConfiguration;
 use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
 use crate::engine::VolumeIn;
@@ -465,13 +465,6 @@ impl BitmapPart {
             set_bits,
             unfetchable,
         }));
-    }
-
-    pub(super) fn clear_reason_reads_back(reason: ClearReason) -> bool {
-        matches!(
-            reason,
-            ClearReason::ResyncWritten | ClearReason::Overwritten { .. }
-        )
     }
 }
 

@@ -38,6 +38,9 @@ impl BitmapPart {
             if mark.reason == MarkReason::FailedWrite && self.answered_with_error(range) {
                 recorded = recorded.max(Recorded::Yes);
             }
+            if mark.reason == MarkReason::PeerLacks && self.peer_is_behind(range) {
+                recorded = recorded.max(Recorded::Yes);
+            }
             self.set_bits(range);
         }
         self.pages.uncovered |= is_uncovered(mark.reason);
@@ -150,6 +153,27 @@ impl BitmapPart {
             .is_some_and(|health| update(health).is_ok_and(|outcome| outcome.changed > 0))
     }
 
+    /// A write to bad blocks that the peer does not get: its copy of them is no good any more, or it would be served (P2).
+    fn peer_is_behind(&mut self, range: BlockRange) -> bool {
+        let Some(health) = self.health.content.as_mut() else {
+            return false;
+        };
+        let good: Vec<BlockRange> = health
+            .records
+            .overlapping(Whose::Own, range)
+            .iter()
+            .filter(|record| record.is_listed() && record.good_at == GoodAt::Yes)
+            .filter_map(|record| cut(record.range, range))
+            .collect();
+        let mut update = |part: BlockRange| {
+            let change = Change::GoodAt(GoodAt::No);
+            let updated = health.records.update(Whose::Own, part, change);
+            updated.is_ok_and(|outcome| outcome.changed > 0)
+        };
+        good.into_iter()
+            .fold(false, |changed, part| update(part) | changed)
+    }
+
     /// The peer's tell: its blocks are suspect, and out of sync here.
     pub(super) fn record_tell(
         &mut self,
@@ -175,17 +199,19 @@ impl BitmapPart {
     /// Clears bits by proof (P6). A block of the own list only by a proof that it was read back; then it leaves the list.
     pub(super) fn clear(&mut self, range: BlockRange, reason: ClearReason, out: &mut Outbox<BitmapEffect>) {
         let generation = self.current_generation();
-        if Self::clear_reason_reads_back(reason) {
-            self.healed(range, out);
-        }
-        if reason == (ClearReason::Overwritten { both: false }) {
-            return;
+        match reason {
+            ClearReason::ResyncWritten | ClearReason::Overwritten { .. } => {
+                self.left_list(range, Removal::ReadBack, out);
+            }
+            ClearReason::ReadTwice => self.left_list(range, Removal::ReadTwice, out),
+            ClearReason::WrittenOnBoth => {}
         }
         let proof = match reason {
-            ClearReason::ResyncWritten | ClearReason::Overwritten { .. } => {
+            ClearReason::ResyncWritten | ClearReason::Overwritten { both: true } => {
                 Proof::read_back(generation, generation)
             }
             ClearReason::WrittenOnBoth => Proof::mirrored_write(generation, generation),
+            ClearReason::Overwritten { both: false } | ClearReason::ReadTwice => return,
         };
         let parts = match (reason, self.records()) {
             (ClearReason::WrittenOnBoth, Some(records)) => self.without_suspects(records.unlisted(range)),
@@ -205,8 +231,8 @@ impl BitmapPart {
         }
     }
 
-    /// Blocks that were written from a good copy and read back leave the list; the peer drops its suspect record.
-    fn healed(&mut self, range: BlockRange, out: &mut Outbox<BitmapEffect>) {
+    /// Blocks leave the list, as far as the proof is enough for their records; the peer drops its suspect records of them.
+    fn left_list(&mut self, range: BlockRange, proof: Removal, out: &mut Outbox<BitmapEffect>) {
         let (generation, now) = (self.current_generation(), self.now_wall as u32);
         let Some(health) = self.health.content.as_mut() else {
             return;
@@ -214,28 +240,30 @@ impl BitmapPart {
         if !health.records.is_bad(range) {
             return;
         }
-        let listed: Vec<BlockRange> = health
+        let mut left: Vec<BlockRange> = health
             .records
             .overlapping(Whose::Own, range)
             .iter()
             .filter(|record| record.is_listed())
             .filter_map(|record| cut(record.range, range))
             .collect();
-        for &part in &listed {
-            if health
-                .records
-                .remove(part, Removal::ReadBack, generation, now)
-                .is_ok()
-            {
-                out.fact(Fact::BadBlocks {
-                    range: part,
-                    change: "healed",
-                    cause: "rewritten and read back".to_owned(),
-                });
-            }
+        left.retain(|&part| health.records.remove(part, proof, generation, now).is_ok());
+        if left.is_empty() {
+            return;
+        }
+        let cause = match proof {
+            Removal::ReadTwice => "read twice",
+            _ => "rewritten and read back",
+        };
+        for &range in &left {
+            out.fact(Fact::BadBlocks {
+                range,
+                change: "healed",
+                cause: cause.to_owned(),
+            });
         }
         self.lists_changed();
-        self.tell_healed(listed);
+        self.tell_healed(left);
     }
 
     pub(super) fn send(&self, message: Message, out: &mut Outbox<BitmapEffect>) {
@@ -365,13 +393,19 @@ impl BitmapPart {
             .unwrap_or_default()
     }
 
-    /// Blocks that a resync cannot get: bad at the peer, or lost on both.
+    /// Blocks that a resync does not ask for: bad at the peer while the own copy is good, or lost. A suspect block that is not good
+    /// here is asked for: the source alone knows whether it is lost, and lost blocks must be on the own list before the end.
     pub(super) fn unfetchable(&self) -> Vec<BlockRange> {
-        let mut ranges = self.peer_bad_ranges();
+        let Some(records) = self.records() else {
+            return Vec::new();
+        };
+        let good_here = |record: &&Record| record.is_listed() && record.good_at == GoodAt::Yes;
         let is_lost = |record: &&Record| record.state == BlockState::Lost;
-        if let Some(records) = self.records() {
-            ranges.extend(records.own().filter(is_lost).map(|record| record.range));
-        }
+        let suspects = records.suspects(self.configuration.peer_id).filter(good_here);
+        let mut ranges: Vec<BlockRange> = suspects
+            .chain(records.own().filter(is_lost))
+            .map(|record| record.range)
+            .collect();
         ranges.sort();
         joined(ranges)
     }

@@ -37,6 +37,7 @@ impl VolumePart {
             Origin::Barrier { .. } => self.answer_barrier(id),
             Origin::Fetch { .. } => self.answer_fetch(id, out),
             Origin::Verify { .. } => self.answer_verify(id),
+            Origin::Localise => self.answer_probe(id, out),
         }
     }
 

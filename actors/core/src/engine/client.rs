@@ -122,6 +122,7 @@ impl VolumePart {
             Origin::Barrier { .. } => self.start_barrier(id),
             Origin::Fetch { .. } => self.start_fetch(id),
             Origin::Verify { .. } => self.start_verify(id),
+            Origin::Localise => self.start_probe(id),
         }
     }
 
@@ -191,6 +192,8 @@ impl VolumePart {
             ReadPath::Nowhere(_) if snapshot.vector.suspended.any() => {}
             // The state has not heard of the failed read yet: whether the peer has the block is for its next snapshot to say.
             ReadPath::Nowhere(_) if unseen => {}
+            // Of a larger read that failed, most blocks may be good.
+            ReadPath::Nowhere(_) if self.localisation.is_open(range) => {}
             ReadPath::Nowhere(why) => self.fail(id, 5, why, out),
         }
     }

@@ -52,6 +52,11 @@ impl VolumePart {
         match kind {
             DataKind::Read { range } => {
                 self.mark(vec![range.touched_blocks()], MarkReason::ReadError { error });
+                let probe = self
+                    .requests
+                    .get(&id)
+                    .is_some_and(|request| request.origin == Origin::Localise);
+                self.localisation.note(range.touched_blocks(), error, probe);
             }
             DataKind::Write { range, .. } | DataKind::WriteZeroes { range, .. } => {
                 self.mark(vec![range.touched_blocks()], MarkReason::WriteError { error });

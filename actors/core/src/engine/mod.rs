@@ -8,6 +8,7 @@ mod drain;
 mod epochs;
 mod extents;
 mod fetch;
+mod localise;
 mod locks;
 mod loss;
 mod marks;

@@ -96,6 +96,7 @@ pub struct VolumePart {
     pub(super) quiescing: Vec<(Query, BTreeSet<u64>)>,
     pub(super) fences: Vec<Query>,
     pub(super) recovery: Recovery,
+    pub(super) localisation: super::localise::Localisation,
     pub(super) batch: Batch,
     pub(super) now: Instant,
     /// Something ended in this step for which another request may have waited.
@@ -133,6 +134,7 @@ impl VolumePart {
             quiescing: Vec::new(),
             fences: Vec::new(),
             recovery: Recovery::new(generation),
+            localisation: super::localise::Localisation::default(),
             batch: Batch::default(),
             now: Instant(0),
             // Numbers of requests go over the wire: unique over all generations.
@@ -249,6 +251,7 @@ impl VolumePart {
             self.advance_drain(out);
             self.advance_losing(out);
             self.advance_quiescing(out);
+            self.advance_localisation(out);
             // What ended may have stood in the way of what waits, and nothing else may ever come to wake it.
             if !self.freed {
                 break;
@@ -383,7 +386,10 @@ impl VolumePart {
             .iter()
             .filter_map(|id| self.requests.get(id)?.not_before);
         let again = again.filter(|&at| at > self.now).min();
-        [grace, epoch, again].into_iter().flatten().min()
+        [grace, epoch, again, self.localisation.wake_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -466,6 +466,12 @@ impl VolumePart {
         } else {
             path::first_own_bad(&self.bad, range)
         };
+        if self.localisation.is_open(range) {
+            return Message::ReadFailed {
+                request,
+                errno: EAGAIN,
+            };
+        }
         let disk = self
             .snapshot
             .as_ref()

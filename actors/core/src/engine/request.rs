@@ -24,6 +24,8 @@ pub(super) enum Origin {
         wire: u64,
         resync: bool,
     },
+    /// Localisation reads a block of a failed read.
+    Localise,
     /// The peer's barrier: what was received so far must become stable.
     Barrier {
         connection: ConnectionNumber,

@@ -2,6 +2,7 @@
 
 mod harness;
 mod late_snapshots;
+mod localise;
 mod paths;
 mod peer_side;
 mod random;

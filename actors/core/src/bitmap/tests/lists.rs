@@ -395,3 +395,58 @@ fn frames_of_an_older_connection_change_nothing() {
     node.run();
     assert!(node.frames.is_empty());
 }
+
+#[test]
+fn a_suspect_block_that_is_not_good_here_is_asked_for() {
+    let mut node = Node::attached(0);
+    for block in [3, 5] {
+        node.mark(block, MarkReason::PeerLacks);
+    }
+    node.run();
+    // Told of a block that was to be fetched: only the source knows whether it is lost.
+    let tell = |block| BitmapIn::RecordTell {
+        connection: LINK,
+        number: block,
+        records: vec![record(block)],
+    };
+    node.send(tell(3));
+    node.send(tell(9));
+    node.run();
+    node.send(BitmapIn::NextRun {
+        query: Query(1),
+        from: 0,
+        max_blocks: 4,
+        max_runs: 4,
+    });
+    assert_eq!(node.runs, [vec![range(3, 1), range(5, 1)]], "9 is good here");
+}
+
+#[test]
+fn a_write_that_the_peer_lacks_makes_its_copy_of_a_bad_block_no_good() {
+    let mut node = Node::attached(0);
+    let error = ErrorNumber(1);
+    node.mark(7, MarkReason::ReadError { error });
+    node.run();
+    let good_at = |node: &Node| node.newest().records.own().next().unwrap().good_at;
+    assert_eq!(good_at(&node), GoodAt::Yes);
+    node.mark(7, MarkReason::PeerLacks);
+    node.run();
+    assert_eq!(node.marked.last(), Some(&(2, MarkOutcome::Durable)));
+    assert_eq!(good_at(&node), GoodAt::No);
+}
+
+#[test]
+fn a_block_that_reads_twice_leaves_the_list_and_keeps_its_bit_but_not_a_failed_write() {
+    let mut node = Node::attached(0);
+    let error = ErrorNumber(1);
+    node.mark(7, MarkReason::ReadError { error });
+    node.mark(9, MarkReason::WriteError { error });
+    node.run();
+    for block in [7, 9] {
+        node.clear(block, ClearReason::ReadTwice);
+    }
+    node.run();
+    let records = node.newest().records;
+    assert!(!records.is_bad(range(7, 1)) && records.is_bad(range(9, 1)));
+    assert!(node.durable().is_set(7) && node.durable().is_set(9));
+}
