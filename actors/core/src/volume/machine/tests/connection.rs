@@ -352,6 +352,48 @@ fn a_peer_that_is_too_small_is_refused() {
     world.peer.sectors /= 2;
     let world = world.connect();
     stand_alone(&world, DisconnectReason::TooSmall);
+    let told = partings(&world, 0);
+    assert!(
+        told[0].1.contains("the volume has") && told[0].1.contains("give b a larger disk"),
+        "{told:?}"
+    );
+    assert_eq!(
+        world.snapshot().volume_sectors,
+        layout().usable_sectors(),
+        "the volume stays"
+    );
+}
+
+#[test]
+fn a_fresh_disk_takes_the_size_of_the_smaller_one_and_writes_it_down() {
+    let mut world = World::new(Detach);
+    world.superblock = superblock(Flags::AL_CLEAN, [4, 0, 0, 0]);
+    let half = layout().usable_sectors() / 2;
+    (world.peer.ids, world.peer.disk, world.peer.exposed) = ([4, 0, 0, 0], DiskState::Inconsistent, 0);
+    (world.peer.sectors, world.peer.volume_sectors) = (half, half);
+    let world = world.attach().connect();
+    assert_eq!(world.snapshot().volume_sectors, half);
+    assert_eq!(world.superblock.effective_sectors, half);
+}
+
+#[test]
+fn a_volume_does_not_grow_when_the_smaller_disk_is_replaced_by_a_larger_one() {
+    let half = layout().usable_sectors() / 2;
+    // The node that kept its disk; then the one with the new disk, which has taken all of it for the volume.
+    for (agreed, volume) in [(half, 2 * half), (2 * half, half)] {
+        let mut world = World::new(Detach);
+        let fresh = agreed > half;
+        if fresh {
+            world.superblock = superblock(Flags::AL_CLEAN, [4, 0, 0, 0]);
+        } else {
+            (world.peer.ids, world.peer.disk) = ([4, 0, 0, 0], DiskState::Inconsistent);
+        }
+        world.superblock.effective_sectors = agreed;
+        (world.peer.sectors, world.peer.volume_sectors) = (2 * half, volume);
+        let world = world.attach().connect();
+        assert_eq!(world.snapshot().volume_sectors, half);
+        assert!(world.vector().connection.is_connected_or_better());
+    }
 }
 
 #[test]
