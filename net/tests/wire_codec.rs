@@ -90,6 +90,7 @@ fn any_frame() -> impl Strategy<Value = (Message, Vec<u8>)> {
             code,
             cause
         }),
+        (any::<u8>(), ".{0,99}").prop_map(|(reason, text)| Message::Parting { reason, text }),
         (any::<u64>(), any::<i32>()).prop_map(|(request, errno)| Message::WriteNack { request, errno }),
     ];
     prop_oneof![

@@ -171,13 +171,12 @@ fn generations(snapshot: &Snapshot) -> Generations {
 
 fn connection(handle: &VolumeHandle, name: &str, node_id: u8, snapshot: &Snapshot) -> ConnectionStatus {
     let vector = snapshot.vector;
-    let reason = snapshot.reasons.split_brain.clone().or_else(|| {
-        snapshot
-            .reasons
-            .disconnected
-            .map(|reason| reason.to_string())
-            .or_else(|| snapshot.reasons.down.map(|reason| reason.to_string()))
-    });
+    let reasons = &snapshot.reasons;
+    let reason = reasons
+        .disconnected
+        .map(|reason| reason.to_string())
+        .or_else(|| reasons.turned_away.clone())
+        .or_else(|| reasons.down.map(|reason| reason.to_string()));
     ConnectionStatus {
         name: name.to_owned(),
         node_id,

@@ -2,7 +2,7 @@
 
 use crate::admin::schema::Explanation;
 use mendblock_core::snapshot::Snapshot;
-use mendblock_core::volume::state::{ConnectionState, DiskState, Role};
+use mendblock_core::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
 
 fn explain(code: &str, text: impl Into<String>, remedy: impl Into<String>) -> Explanation {
     Explanation {
@@ -102,34 +102,84 @@ fn disk(name: &str, snapshot: &Snapshot, reasons: &mut Vec<Explanation>) {
 }
 
 fn connection(name: &str, snapshot: &Snapshot, reasons: &mut Vec<Explanation>) {
-    let vector = snapshot.vector;
-    if let Some(text) = snapshot.reasons.split_brain.as_ref() {
-        let remedy = format!(
-            "choose the node whose changes are to be lost; there: `mendblock secondary {name}`, `mendblock connect --discard-my-data {name}`; on the other node: `mendblock connect {name}`"
-        );
-        reasons.push(explain("split-brain", text.clone(), remedy));
-        return;
-    }
-    match vector.connection {
-        ConnectionState::StandAlone => {
-            let text = match (snapshot.reasons.disconnected, snapshot.reasons.handshake.as_ref()) {
-                (Some(reason), Some(handshake)) => format!("{reason}: {handshake}"),
-                (Some(reason), None) => reason.to_string(),
-                (None, _) => "not connected to the peer".to_owned(),
-            };
-            reasons.push(explain("standalone", text, format!("`mendblock connect {name}`")));
-        }
+    match snapshot.vector.connection {
+        ConnectionState::StandAlone => reasons.push(stand_alone(name, snapshot)),
         ConnectionState::WFConnection | ConnectionState::Unconnected => {
-            let text = snapshot.reasons.down.map_or_else(
-                || "the peer has not been seen since the start".to_owned(),
-                |reason| format!("the connection was lost: {reason}"),
-            );
-            reasons.push(explain(
-                "waiting-for-peer",
-                text,
-                "start the peer, or check the network: this node keeps dialling",
-            ));
+            reasons.push(waiting_for_peer(snapshot));
         }
         _ => {}
     }
+}
+
+fn stand_alone(name: &str, snapshot: &Snapshot) -> Explanation {
+    let reasons = &snapshot.reasons;
+    let text = match (reasons.disconnected, reasons.handshake.as_ref()) {
+        (Some(reason), Some(found)) => format!("{reason}: {found}"),
+        (Some(reason), None) => reason.to_string(),
+        (None, _) => "not connected to the peer".to_owned(),
+    };
+    let connect = format!("`mendblock connect {name}`");
+    let (code, remedy) = match reasons.disconnected {
+        Some(DisconnectReason::SplitBrain) => (
+            "split-brain",
+            format!(
+                "choose the node whose changes are to be lost; there: `mendblock secondary {name}`, `mendblock connect --discard-my-data {name}`; on the other node: {connect}"
+            ),
+        ),
+        Some(reason) if reason.is_parting() => (
+            "standalone",
+            format!("{}; then {connect} on both nodes", before_connect(name, reason)),
+        ),
+        _ => ("standalone", connect),
+    };
+    explain(code, text, remedy)
+}
+
+/// What to do before two nodes that parted for this reason are connected again.
+fn before_connect(name: &str, reason: DisconnectReason) -> String {
+    match reason {
+        DisconnectReason::HandshakeRefused => {
+            "correct names, node ids and addresses in the two configurations, and restart the node".to_owned()
+        }
+        DisconnectReason::UnrelatedData => {
+            "check that these are the right disks; make the one that is to be overwritten new with `mendblock create-md --force`"
+                .to_owned()
+        }
+        DisconnectReason::DataNotCurrent => {
+            "connect a node whose disk has the data that the Primary works with".to_owned()
+        }
+        DisconnectReason::TooSmall => "put a disk into the node with the small one that holds the volume".to_owned(),
+        DisconnectReason::HandlerVeto => "see to what the handler says".to_owned(),
+        DisconnectReason::StateRefused | DisconnectReason::TargetIsPrimary => {
+            format!("stop the application of the node whose data is to be overwritten, `mendblock secondary {name}` there")
+        }
+        DisconnectReason::NoSource => {
+            format!("choose the better copy: `mendblock primary --force {name}` there")
+        }
+        DisconnectReason::AnswersDiffer => {
+            "compare both with `mendblock dump-md`; make the wrong disk new with `mendblock create-md --force`".to_owned()
+        }
+        DisconnectReason::RuleUnknown => "upgrade the older node".to_owned(),
+        DisconnectReason::SplitBrain
+        | DisconnectReason::Admin
+        | DisconnectReason::AdminForced
+        | DisconnectReason::DriverFailed => String::new(),
+    }
+}
+
+fn waiting_for_peer(snapshot: &Snapshot) -> Explanation {
+    let code = "waiting-for-peer";
+    if let Some(refusal) = &snapshot.reasons.turned_away {
+        let remedy = "do that: this node keeps dialling, and is connected then";
+        return explain(code, format!("the connection is refused: {refusal}"), remedy);
+    }
+    let text = snapshot.reasons.down.map_or_else(
+        || "the peer has not been seen since the start".to_owned(),
+        |reason| format!("the connection was lost: {reason}"),
+    );
+    explain(
+        code,
+        text,
+        "start the peer, or check the network: this node keeps dialling",
+    )
 }

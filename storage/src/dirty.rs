@@ -169,6 +169,34 @@ impl DirtyMap {
         newly_set
     }
 
+    /// Makes the map that of a volume of `bits` blocks: what is behind the new end is gone and counts no longer, and what
+    /// is new is set, whatever stood there: nobody kept it in sync.
+    pub fn resize(&mut self, bits: u64) {
+        let (old, kept) = (self.bits, bits.div_ceil(PAGE_BITS));
+        if bits < old {
+            let tail = (bits % PAGE_BITS) as u32;
+            if tail > 0 {
+                let page = (bits / PAGE_BITS) as u32;
+                self.clear_piece(page, tail..self.bits_of_page(page));
+            }
+            for page in kept as u32..self.page_count() {
+                self.set_bits -= u64::from(self.count_of_page(page));
+                self.changed.remove(&page);
+            }
+        }
+        self.pages.resize(kept as usize, None);
+        self.counts.resize(kept as usize, 0);
+        self.bits = bits;
+        let mut first = old;
+        while first < bits {
+            let count = (bits - first).min(PAGE_BITS) as u32;
+            first += u64::from(count);
+            if let Some(range) = BlockRange::new(first - u64::from(count), count) {
+                self.set(range);
+            }
+        }
+    }
+
     /// The first set bit at or after `from`.
     pub fn next_set(&self, from: u64) -> Option<u64> {
         scan::next_set(self, from)

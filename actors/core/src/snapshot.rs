@@ -95,6 +95,8 @@ pub struct Reasons {
     pub handshake: Option<String>,
     /// A split brain was found: what to do.
     pub split_brain: Option<String>,
+    /// Why the peer refuses the connection for now, while this node dials again and again.
+    pub turned_away: Option<String>,
 }
 
 /// One picture of the volume's state.

@@ -5,7 +5,7 @@ use mendblock_storage::units::{BlockRange, SECTOR_BYTES, SectorRange};
 
 use super::message::{BitmapEncoding, Hello, Message, PeerState, Sizes, WireRecord};
 use super::prelude::{
-    BITMAP_PAGE_BYTES, MAX_ACKS, MAX_BITMAP_PAGES, MAX_PAYLOAD_BYTES, MAX_RANGES, MAX_RECORDS,
+    BITMAP_PAGE_BYTES, MAX_ACKS, MAX_BITMAP_PAGES, MAX_PAYLOAD_BYTES, MAX_RANGES, MAX_RECORDS, MAX_TEXT_BYTES,
 };
 
 /// Highest node id.
@@ -61,6 +61,9 @@ pub(super) fn check(message: &Message, payload_length: usize) -> Result {
                 first_page.checked_add(*pages).is_some(),
                 "bitmap pages below 2^32",
             )?;
+        }
+        Message::Parting { text, .. } => {
+            ensure(text.len() <= MAX_TEXT_BYTES, "a text of at most 2048 bytes")?
         }
         Message::Refused { .. }
         | Message::Ping { .. }

@@ -73,6 +73,7 @@ kinds! {
     State = 19, Ordered;
     ChangeRequest = 20, Ordered;
     ChangeAnswer = 21, Urgent;
+    Parting = 22, Ordered;
     // Replication
     Write = 32, Ordered;
     WriteZeroes = 33, Ordered;

@@ -216,6 +216,15 @@ pub enum Message {
         cause: String,
     },
 
+    /// The two cannot work together until somebody acts: the last message of the sender, which is StandAlone now. The
+    /// receiver may not have come to a decision of its own yet; it ends StandAlone too, for this reason.
+    Parting {
+        /// Number of the reason (section 4 of the protocol).
+        reason: u8,
+        /// What was found and what to do, as the sender sees it, for people.
+        text: String,
+    },
+
     /// A write to mirror; payload = the data.
     Write {
         /// Identifies the write in acks.

@@ -38,6 +38,8 @@ pub const MAX_RECORDS: usize = 1024;
 pub const MAX_RANGES: usize = 2048;
 /// Most request numbers in one batch of acks.
 pub const MAX_ACKS: usize = 4096;
+/// Longest text of a parting in bytes.
+pub const MAX_TEXT_BYTES: usize = 2048;
 /// Most bitmap pages in one message.
 pub const MAX_BITMAP_PAGES: u32 = 64;
 /// Bytes of a bitmap page.

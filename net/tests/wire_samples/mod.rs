@@ -109,6 +109,10 @@ fn changes() -> Vec<Message> {
         code: -2,
         cause: "no up-to-date disk".into(),
     });
+    messages.push(Message::Parting {
+        reason: 3,
+        text: "split brain".into(),
+    });
     messages
 }
 

@@ -31,6 +31,46 @@ fn last_page_ends_with_the_volume() {
 }
 
 #[test]
+fn a_smaller_volume_has_no_bits_behind_its_end() {
+    let mut map = DirtyMap::new(3 * PAGE_BITS);
+    map.set_all();
+    map.resize(PAGE_BITS + 10);
+    assert_eq!(
+        (map.bits(), map.count(), map.page_count()),
+        (PAGE_BITS + 10, PAGE_BITS + 10, 2)
+    );
+    assert_eq!(
+        map.runs().map(|run| u64::from(run.count())).sum::<u64>(),
+        map.count()
+    );
+    assert_eq!(map.page_bytes(1)[..3], [0xFF, 0x03, 0]);
+    assert_eq!(
+        map.changed_pages().map(|(page, _)| page).collect::<Vec<_>>(),
+        [0, 1]
+    );
+    map.clear_all(proof());
+    assert_eq!(map.count(), 0);
+    map.set(range(PAGE_BITS + 9, 1));
+    map.resize(PAGE_BITS);
+    assert_eq!((map.count(), map.page_count()), (0, 1));
+}
+
+#[test]
+fn what_a_larger_volume_has_more_is_out_of_sync() {
+    let mut map = DirtyMap::new(PAGE_BITS + 10);
+    map.set(range(3, 1));
+    map.resize(2 * PAGE_BITS + 5);
+    assert_eq!(map.count(), 1 + PAGE_BITS - 10 + 5);
+    assert_eq!(map.next_set(4), Some(PAGE_BITS + 10));
+    assert!(map.is_set(2 * PAGE_BITS + 4) && !map.is_set(PAGE_BITS + 9));
+    // Shrunk and grown again: nothing of before is trusted.
+    map.clear_all(proof());
+    map.resize(5);
+    map.resize(20);
+    assert_eq!((map.count(), map.next_set(0)), (15, Some(5)));
+}
+
+#[test]
 fn an_exact_multiple_of_64_keeps_its_last_word() {
     let mut map = DirtyMap::new(128);
     let mut bytes = [0; PAGE_BYTES];

@@ -10,7 +10,7 @@ use crate::part::{Outbox, To};
 use crate::volume::machine::StateIn;
 use mendblock_storage::dirty::DirtyMap;
 use mendblock_storage::format::META_BLOCK_BYTES;
-use mendblock_storage::units::{BlockRange, EXTENT_BLOCKS, blocks_of};
+use mendblock_storage::units::{BLOCK_SECTORS, BlockRange, EXTENT_BLOCKS, blocks_of};
 
 /// Pages read at once.
 const PAGES_AT_ONCE: u32 = 64;
@@ -50,6 +50,7 @@ impl BitmapPart {
         let plan = LoadPlan {
             layout,
             volume_sectors,
+            agreed_sectors: volume_sectors,
             set_all: false,
             extents: Vec::new(),
             list_lost: false,
@@ -150,6 +151,12 @@ impl BitmapPart {
             loading.map.mark_all_changed();
         }
         let bits = loading.map.bits();
+        // With the block in which the old size ended: a part of it is new.
+        let trusted = bits.min(loading.plan.agreed_sectors / BLOCK_SECTORS);
+        if loading.plan.agreed_sectors < loading.plan.volume_sectors {
+            loading.map.resize(trusted);
+            loading.map.resize(bits);
+        }
         for &extent in &loading.plan.extents {
             let first = u64::from(extent) * EXTENT_BLOCKS;
             let end = (first + EXTENT_BLOCKS).min(bits);
@@ -198,6 +205,31 @@ impl BitmapPart {
             query,
             result: result.map(|()| bits),
         }));
+    }
+}
+
+impl BitmapPart {
+    /// The volume has another size than when the bitmap was loaded: the nodes agreed on that of the smaller disk.
+    pub(super) fn follow_size(&mut self) {
+        let size = self
+            .snapshot
+            .as_ref()
+            .filter(|snapshot| snapshot.disk.is_some() && snapshot.volume_sectors > 0)
+            .map(|snapshot| blocks_of(snapshot.volume_sectors));
+        let Some((loaded, bits)) = self.loaded.as_mut().zip(size) else {
+            return;
+        };
+        let old = loaded.map.bits();
+        if self.loading.is_some() || bits == old {
+            return;
+        }
+        loaded.map.resize(bits);
+        if let Some(last) = old.checked_sub(1).filter(|_| bits > old) {
+            // It may have been cut by the old end.
+            loaded.map.set(BlockRange::single(last));
+        }
+        self.pages.lazily = true;
+        self.lists_changed();
     }
 }
 

@@ -171,6 +171,9 @@ pub struct LoadPlan {
     pub layout: MetadataLayout,
     /// Size of the volume in sectors.
     pub volume_sectors: u64,
+    /// Size that the disk was used with last, by its meta-data: what the volume has behind it was never in sync, whatever
+    /// the bitmap says there. 0: it was never in use.
+    pub agreed_sectors: u64,
     /// All bits are to be set and written (full-sync mark, or an unusable log).
     pub set_all: bool,
     /// Extents of the activity log whose bits are to be set (crashed Primary).

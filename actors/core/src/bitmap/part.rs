@@ -397,6 +397,7 @@ impl BitmapPart {
     }
 
     fn finish(&mut self, out: &mut Outbox<BitmapEffect>) {
+        self.follow_size();
         self.begin_ordered_exchange(out);
         // The end of a resync is written out: else the next crash would bring all its bits back.
         let bits = self.loaded.as_ref().map(|loaded| loaded.map.count());

@@ -4,6 +4,7 @@ mod durable;
 mod lists;
 mod properties;
 mod recovery;
+mod size;
 
 use super::*;
 use crate::configuration::{OnIoError, OnNoData, ResyncRate, VolumeConfiguration};
@@ -237,6 +238,7 @@ impl Node {
         let plan = LoadPlan {
             layout: layout(),
             volume_sectors: SECTORS,
+            agreed_sectors: SECTORS,
             set_all,
             extents,
             list_lost: false,

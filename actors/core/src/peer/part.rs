@@ -10,7 +10,7 @@ use crate::fact::Fact;
 use crate::identity::{ConnectionNumber, PartGeneration};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::volume::machine::{LinkFact, StateIn};
-use crate::volume::state::{ConnectionState, DownReason};
+use crate::volume::state::{ConnectionState, DisconnectReason, DownReason};
 use mendblock_net::wire::hello::{Keep, agree, keep};
 use mendblock_net::wire::message::{Hello, Message};
 use std::collections::BTreeMap;
@@ -38,6 +38,8 @@ pub struct PeerPart {
     loss: Option<ConnectionNumber>,
     /// The last loss, for a new state part.
     last_down: Option<(ConnectionNumber, DownReason, String)>,
+    /// Why the volume is StandAlone: told to a peer that dials.
+    alone: Option<DisconnectReason>,
 }
 
 impl PeerPart {
@@ -64,6 +66,7 @@ impl PeerPart {
             link: None,
             loss: None,
             last_down: None,
+            alone: None,
         }
     }
 
@@ -125,10 +128,7 @@ impl PeerPart {
         out: &mut Out,
     ) {
         if !self.wished() {
-            let volume = &self.configuration.volume;
-            let text =
-                format!("volume \"{volume}\" is disconnected at the peer (StandAlone): connect it there");
-            self.refuse(socket, text, false, out);
+            self.refuse(socket, self.why_alone(), false, out);
             return;
         }
         let until = cx.now.after_ms(HELLO_LIMIT);
@@ -149,6 +149,17 @@ impl PeerPart {
         }
     }
 
+    /// For a peer that dials: what it is to know and do.
+    fn why_alone(&self) -> String {
+        let VolumeConfiguration {
+            volume, node_name, ..
+        } = &*self.configuration;
+        let why = self
+            .alone
+            .map_or_else(String::new, |reason| format!(" ({reason})"));
+        format!("{node_name} is StandAlone{why}: `mendblock connect {volume}` there")
+    }
+
     /// The peer's hello: agree, choose between two connections. A dialled socket has our hello already, an accepted one
     /// gets it when we agree, so that the peer does not take up what we refuse.
     fn hello(&mut self, socket: u64, handshake: Handshake, peer: Hello, cx: &Context<'_>, out: &mut Out) {
@@ -158,7 +169,8 @@ impl PeerPart {
             Err(refusal) => {
                 let (text, for_good) = (refusal.to_string(), refusal.for_good());
                 self.refuse(socket, refusal.to_string(), for_good, out);
-                self.refused(&handshake.address, text, for_good, out);
+                // A stranger that found this port is no reason to stop dialling the peer.
+                self.refused(&handshake.address, text, for_good && handshake.dialled, out);
                 return;
             }
         };
@@ -197,6 +209,9 @@ impl PeerPart {
         if for_good && self.link.is_none() {
             out.send(To::State(StateIn::Link(LinkFact::Refused { text })));
         } else {
+            if self.link.is_none() {
+                out.send(To::State(StateIn::Link(LinkFact::NotNow { text: text.clone() })));
+            }
             out.fact(Fact::Alert {
                 what: format!("no connection with {address}: {text}"),
             });
@@ -480,6 +495,7 @@ impl Part for PeerPart {
         match message {
             // A new generation learns the wish from the state, since it was said to its predecessor.
             PeerIn::Snapshot(snapshot) if self.wish.is_none() => {
+                self.alone = snapshot.reasons.disconnected;
                 let alone = matches!(
                     snapshot.vector.connection,
                     ConnectionState::StandAlone | ConnectionState::Disconnecting
@@ -488,7 +504,7 @@ impl Part for PeerPart {
                     self.set_wish(LinkWish::Up, cx, out);
                 }
             }
-            PeerIn::Snapshot(_) => {}
+            PeerIn::Snapshot(snapshot) => self.alone = snapshot.reasons.disconnected,
             PeerIn::Restarted { part, generation } => self.restarted(part, generation, cx.now, out),
             PeerIn::Wish(wish) => self.set_wish(wish, cx, out),
             PeerIn::Drop { connection, text } => self.drop_connection(connection, text, cx.now, out),

@@ -53,6 +53,7 @@ pub(super) fn receiver(kind: Kind) -> Receiver {
         | Kind::State
         | Kind::ChangeRequest
         | Kind::ChangeAnswer
+        | Kind::Parting
         | Kind::SyncId
         | Kind::Told
         | Kind::Marked => Receiver::State,

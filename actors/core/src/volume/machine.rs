@@ -10,7 +10,9 @@ mod generation;
 mod helper;
 mod link;
 mod part;
+mod parting;
 mod restart;
+mod sizes;
 mod store;
 mod sync;
 mod tell;
@@ -114,6 +116,11 @@ pub enum LinkFact {
     },
     /// The peer refused us, or we the peer, for good: StandAlone.
     Refused {
+        /// For people.
+        text: String,
+    },
+    /// One node refused the other, but not for good: the next attempt may succeed.
+    NotNow {
         /// For people.
         text: String,
     },

@@ -268,6 +268,7 @@ fn a_lost_list_makes_every_bit_bad_though_there_is_no_file_yet() {
         plan: Box::new(LoadPlan {
             layout: layout(),
             volume_sectors: SECTORS,
+            agreed_sectors: SECTORS,
             set_all: false,
             extents: Vec::new(),
             list_lost: true,

@@ -5,7 +5,7 @@ use crate::bitmap::BitmapIn;
 use crate::engine::VolumeIn;
 use crate::part::{Context, Outbox, Part, To};
 use crate::volume::machine::{LinkFact, StateIn};
-use crate::volume::state::DownReason;
+use crate::volume::state::{DisconnectReason, DownReason};
 use mendblock_net::wire::kind::Kind;
 use mendblock_net::wire::message::{PeerState, features};
 use mendblock_storage::units::{BlockRange, SectorRange};
@@ -216,11 +216,80 @@ fn what_cannot_be_agreed_is_refused_without_a_hello() {
         node_id: 3,
         ..hello()
     };
-    bench.accept(SOCKET, other);
+    bench.accept(SOCKET, other.clone());
     assert_eq!(bench.sent(), [(Kind::Refused, true)]);
     assert_eq!(bench.closed(), [(SOCKET, true)]);
+    // Whoever called: the peer itself is still looked for.
+    assert!(not_now(&bench).unwrap().contains("node 3"));
+    assert!(bench.part.wake_at().is_some(), "it goes on dialling");
+
+    let mut bench = Bench::new();
+    bench.on(PeerIn::SocketUp {
+        socket: SOCKET,
+        dialled: true,
+        address: "x".to_owned(),
+        hello: None,
+    });
+    let accepted = Hello {
+        dialled: false,
+        ..other
+    };
+    bench.receive(vec![Message::Hello(accepted)]);
     let refused = |message: &To| matches!(message, To::State(StateIn::Link(LinkFact::Refused { .. })));
     assert!(bench.out.messages.iter().any(refused));
+    assert_eq!(not_now(&bench), None);
+}
+
+/// What the state part is told of a refusal that is not for good.
+fn not_now(bench: &Bench) -> Option<&str> {
+    bench.out.messages.iter().find_map(|message| match message {
+        To::State(StateIn::Link(LinkFact::NotNow { text })) => Some(text.as_str()),
+        _ => None,
+    })
+}
+
+#[test]
+fn why_a_node_is_stand_alone_is_told_to_a_peer_that_dials() {
+    let mut bench = Bench::new();
+    let start = crate::volume::machine::StatePart::new(Arc::new(configuration(0)));
+    let mut snapshot = (**start.snapshot()).clone();
+    snapshot.reasons.disconnected = Some(DisconnectReason::SplitBrain);
+    bench.on(PeerIn::Snapshot(Arc::new(snapshot)));
+    bench.on(PeerIn::Wish(LinkWish::Down));
+    bench.accept(SOCKET, hello());
+    let said = bench.out.effects.iter().find_map(|effect| match effect {
+        PeerEffect::Send { frames, .. } => match &frames[0].message {
+            Message::Refused { reason, for_good } => Some((reason.clone(), *for_good)),
+            _ => None,
+        },
+        _ => None,
+    });
+    let (reason, for_good) = said.unwrap();
+    assert!(
+        reason.contains("split brain") && reason.contains("`mendblock connect"),
+        "{reason}"
+    );
+    assert!(
+        !for_good,
+        "it dials on, and is connected once somebody has decided"
+    );
+}
+
+#[test]
+fn a_peer_that_refuses_is_dialled_again_and_the_reason_is_shown() {
+    let mut bench = Bench::new();
+    bench.on(PeerIn::SocketUp {
+        socket: SOCKET,
+        dialled: true,
+        address: "x".to_owned(),
+        hello: None,
+    });
+    bench.receive(vec![Message::Refused {
+        reason: "b is StandAlone".to_owned(),
+        for_good: false,
+    }]);
+    assert_eq!(not_now(&bench), Some("b is StandAlone"));
+    assert!(bench.part.wake_at().is_some(), "it goes on dialling");
 }
 
 #[test]
@@ -233,7 +302,8 @@ fn a_version_that_does_not_meet_is_not_for_good() {
     };
     bench.accept(SOCKET, newer);
     assert_eq!(bench.closed(), [(SOCKET, true)]);
-    assert!(bench.out.messages.is_empty());
+    assert!(not_now(&bench).unwrap().contains("upgrade this node"));
+    assert_eq!(bench.out.messages.len(), 1);
     assert!(bench.part.wake_at().is_some(), "it goes on dialling");
 }
 

@@ -421,6 +421,7 @@ impl StatePart {
         let plan = LoadPlan {
             layout: disk.layout,
             volume_sectors: sectors,
+            agreed_sectors: effective,
             set_all: attach.set_all,
             extents: attach.extents.clone(),
             list_lost: attach.list_lost,

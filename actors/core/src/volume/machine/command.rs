@@ -189,8 +189,7 @@ impl StatePart {
                 done("the disk is being given up".to_owned())
             }
             _ => {
-                self.become_stand_alone(DisconnectReason::AdminForced, out);
-                self.lost_peer_data(cx, out);
+                self.become_stand_alone(DisconnectReason::AdminForced, cx, out);
                 done("StandAlone".to_owned())
             }
         };
@@ -617,7 +616,8 @@ impl StatePart {
         self.discard_my_data = discard_my_data;
         self.fact("connect", out, |v| v.connection = ConnectionState::Unconnected);
         self.fact("connect", out, |v| v.connection = ConnectionState::WFConnection);
-        self.current.reasons.disconnected = None;
+        let reasons = &mut self.current.reasons;
+        (reasons.disconnected, reasons.handshake, reasons.split_brain) = (None, None, None);
         out.send(To::Peer(PeerIn::Wish(LinkWish::Up)));
         self.answer(done("connecting".to_owned()), out);
     }
@@ -656,8 +656,7 @@ impl StatePart {
     }
 
     fn disconnect_agreed(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        self.become_stand_alone(DisconnectReason::Admin, out);
-        self.lost_peer_data(cx, out);
+        self.become_stand_alone(DisconnectReason::Admin, cx, out);
         self.answer(done("StandAlone".to_owned()), out);
     }
 

@@ -48,7 +48,7 @@ impl StatePart {
         query: Query,
         exit_code: Option<i32>,
         outcome: String,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
         if self.detach_helper_ended(query) || self.sync.helper != Some(query) {
@@ -66,11 +66,10 @@ impl StatePart {
             out.fact(Fact::Alert {
                 what: format!("the handler refused the resync: {outcome}"),
             });
-            return self.give_up_connection(
-                DisconnectReason::HandlerVeto,
-                "a before-resync handler refused the resync",
-                out,
-            );
+            let node = &self.configuration.node_name;
+            let handler = if source { "source" } else { "target" };
+            let text = format!("the handler before-resync-{handler} on {node} refused the resync: {outcome}");
+            return self.part_with_peer(DisconnectReason::HandlerVeto, &text, cx, out);
         }
         if source {
             self.start_source(out)

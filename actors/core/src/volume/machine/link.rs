@@ -1,6 +1,7 @@
 //! The connection as the state part sees it: parameters sent and awaited, the handshake, the peer's state, loss.
 
 use super::part::StatePart;
+use super::parting::{reason_of, refused_state};
 use super::store::identifiers_of;
 use super::{LinkFact, StateEffect};
 use crate::bitmap::{BitmapIn, HeaderChange};
@@ -8,14 +9,14 @@ use crate::fact::Fact;
 use crate::helper::Handler;
 use crate::identity::ConnectionNumber;
 use crate::part::{Context, Instant, Outbox, To};
-use crate::peer::{LinkWish, PeerIn};
-use crate::volume::generations::compare::{Agreed, Comparison, Outcome, Side};
+use crate::peer::PeerIn;
+use crate::volume::generations::compare::{Agreed, Comparison, Side};
 use crate::volume::generations::exposed::{self, Arrival, MadeForYou};
 use crate::volume::generations::handshake::{
     self, Call, Decision, Handshake, NegotiatedDisk, Next, Participant, Policies,
 };
 use crate::volume::generations::identifiers::{Generation, Identifiers};
-use crate::volume::state::{AttachFailure, ConnectionState, DisconnectReason, DiskState, DownReason, Role};
+use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, DownReason, Role};
 use crate::volume::transition::{Confirmed, Kind, judge_handshake};
 use mendblock_net::wire::message::{GenerationInfo, Message, PeerState, Sizes};
 
@@ -32,7 +33,7 @@ pub(super) struct Link {
     resolver: bool,
     /// Own parameters were sent (or wait until a new generation is durable).
     sent: bool,
-    sizes: Option<Sizes>,
+    pub sizes: Option<Sizes>,
     pub generations: Option<GenerationInfo>,
     pub state: Option<PeerState>,
     bad: KnownBad,
@@ -69,6 +70,11 @@ impl Link {
         self.resolver
     }
 
+    /// The connection ends whatever the lists of bad blocks say: the comparison does not wait for them.
+    pub fn forgo_lists(&mut self) {
+        self.merged = self.merged.max(self.rounds);
+    }
+
     pub fn known_bad(&self) -> KnownBad {
         self.bad
     }
@@ -86,7 +92,12 @@ impl StatePart {
                 text,
             } => self.link_down(connection, reason, &text, cx, out),
             LinkFact::Refused { text } => {
-                self.give_up_connection(DisconnectReason::HandshakeRefused, &text, out);
+                self.part_with_peer(DisconnectReason::HandshakeRefused, &text, cx, out);
+            }
+            LinkFact::NotNow { text } => {
+                if self.vector().connection == ConnectionState::WFConnection {
+                    self.current.reasons.turned_away = Some(text);
+                }
             }
         }
     }
@@ -105,6 +116,7 @@ impl StatePart {
             }));
             return;
         }
+        self.current.reasons.turned_away = None;
         let (lists, later) = std::mem::take(&mut self.early_lists)
             .into_iter()
             .filter(|(of, _)| *of >= connection)
@@ -146,18 +158,6 @@ impl StatePart {
         self.send_sizes_and_generations(connection, out);
         let state = self.peer_state();
         self.send_peer(connection, Message::State(state), out);
-    }
-
-    fn send_sizes_and_generations(&self, connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
-        let disk_sectors = self.current.disk.as_ref().map_or(0, |disk| disk.data_sectors);
-        let logical_block = self.current.disk.as_ref().map_or(512, |disk| disk.logical_block);
-        let sizes = Sizes {
-            disk_sectors,
-            volume_sectors: self.current.volume_sectors,
-            logical_block,
-        };
-        self.send_peer(connection, Message::Sizes(sizes), out);
-        self.send_generations(connection, out);
     }
 
     pub(super) fn send_generations(&self, connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
@@ -223,7 +223,7 @@ impl StatePart {
             return;
         }
         match message {
-            Message::Sizes(sizes) => self.peer_sizes(sizes, out),
+            Message::Sizes(sizes) => self.peer_sizes(sizes, cx, out),
             Message::Generations(info) => self.peer_generations(info, cx, out),
             Message::State(state) => self.peer_state_arrived(state, cx, out),
             Message::ChangeRequest { request, change } => {
@@ -232,6 +232,7 @@ impl StatePart {
             Message::ChangeAnswer { request, code, cause } => {
                 self.change_answered(request, code, cause, cx, out)
             }
+            Message::Parting { reason, text } => self.peer_parted(reason, &text, cx, out),
             Message::SyncId { id } => self.sync_id(connection, Generation(id), out),
             Message::Tell {
                 number,
@@ -253,55 +254,10 @@ impl StatePart {
         }
     }
 
-    fn peer_sizes(&mut self, sizes: Sizes, out: &mut Outbox<StateEffect>) {
-        let own = self.current.disk.as_ref().map_or(0, |disk| disk.data_sectors);
-        let known = self.current.volume_sectors;
-        let agreed = match (own, sizes.disk_sectors) {
-            (0, 0) => known.max(sizes.volume_sectors),
-            (0, peer) => {
-                if sizes.volume_sectors > 0 {
-                    sizes.volume_sectors
-                } else {
-                    peer
-                }
-            }
-            (own, 0) => {
-                if known > 0 {
-                    known
-                } else {
-                    own
-                }
-            }
-            (own, peer) => own.min(peer),
-        };
-        // A size that both worked with stays; it never grows by a connection, and never shrinks under good data.
-        let never_agreed = self
-            .disk
-            .as_ref()
-            .is_some_and(|disk| disk.superblock.effective_sectors == 0);
-        let size = if known > 0 && !never_agreed {
-            known.min(agreed)
-        } else {
-            agreed
-        };
-        let good_data = self.vector().disk >= DiskState::Outdated;
-        if known > 0 && size < known && good_data && !never_agreed {
-            let text = format!(
-                "the peer's disk size is too small: the volume has {known} sectors, the peer {size}; give the peer a larger disk"
-            );
-            self.give_up_connection(DisconnectReason::TooSmall, &text, out);
-            return;
-        }
-        self.current.volume_sectors = size;
-        if let Some(link) = self.link.as_mut() {
-            link.sizes = Some(sizes);
-        }
-    }
-
     fn peer_generations(
         &mut self,
         info: GenerationInfo,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
         let own = self.vector().disk.is_usable().then_some(self.current.identifiers);
@@ -331,7 +287,7 @@ impl StatePart {
         });
         match received {
             Err(refusal) => {
-                self.give_up_connection(DisconnectReason::DataNotCurrent, &refusal.to_string(), out)
+                self.part_with_peer(DisconnectReason::DataNotCurrent, &refusal.to_string(), cx, out)
             }
             Ok(received) => {
                 self.exposed = received.exposed;
@@ -459,6 +415,14 @@ impl StatePart {
         }
     }
 
+    /// The disks that a comparison which is still to come is about.
+    pub(super) fn negotiated_disks(&self, link: &Link) -> Option<(NegotiatedDisk, NegotiatedDisk)> {
+        let waits = link.sent && !link.decided && link.sizes.is_some();
+        let (info, state) = link.generations.zip(link.state).filter(|_| waits)?;
+        let peer = negotiated(real_peer_disk(&state, &info)).filter(|_| info.attached);
+        self.own_negotiated().zip(peer)
+    }
+
     fn own_negotiated(&self) -> Option<NegotiatedDisk> {
         let decided = self
             .attach
@@ -490,7 +454,7 @@ impl StatePart {
             }
         });
         if let Err(refusal) = changed {
-            return self.give_up_connection(DisconnectReason::StateRefused, &refusal.to_string(), out);
+            return self.part_with_peer(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
         }
         self.connected(cx, out);
     }
@@ -554,7 +518,7 @@ impl StatePart {
         self.apply_decision(&decision, peer, cx, out);
     }
 
-    fn handshake(&self, own: NegotiatedDisk, peer: NegotiatedDisk) -> Option<Handshake> {
+    pub(super) fn handshake(&self, own: NegotiatedDisk, peer: NegotiatedDisk) -> Option<Handshake> {
         let link = self.link.as_ref()?;
         let info = link.generations?;
         Some(Handshake {
@@ -617,7 +581,7 @@ impl StatePart {
             Next::WFBitMapS => ConnectionState::WFBitMapS,
             Next::WFBitMapT => ConnectionState::WFBitMapT,
             Next::Refuse(refusal) => {
-                return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out);
+                return self.refuse_handshake(reason_of(&refusal), &refusal.to_string(), cx, out);
             }
         };
         let old = *self.vector();
@@ -653,10 +617,10 @@ impl StatePart {
         edit(&mut wanted);
         let policy = self.policy(Confirmed::ByHandshake);
         if let Err(refusal) = judge_handshake(&old, &wanted, &policy) {
-            return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out);
+            return self.refuse_handshake(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
         }
         if let Err(refusal) = self.change(Kind::Soft, Confirmed::ByHandshake, "handshake", out, edit) {
-            return self.refuse_handshake(&refusal.to_string(), decision.verdict.answer.outcome, out);
+            return self.refuse_handshake(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
         }
         if self
             .attach
@@ -686,6 +650,7 @@ impl StatePart {
         self.current.reasons.down = None;
         self.current.reasons.split_brain = None;
         self.current.reasons.disconnected = None;
+        self.current.reasons.turned_away = None;
         self.current.vector.suspended.no_data &= !self.current.vector.has_up_to_date_data();
         self.current.peer_loss_settled = true;
         if let Some(link) = self.link.as_ref() {
@@ -699,61 +664,6 @@ impl StatePart {
         self.repeat_lost_tells(out);
         // A detach that began while the connection was being established is told now.
         self.detach_steps(cx, out);
-    }
-
-    /// Refused: what that means depends on whose disk was being negotiated (`generations.md` 4.3).
-    fn refuse_handshake(&mut self, text: &str, outcome: Outcome, out: &mut Outbox<StateEffect>) {
-        if self.vector().disk == DiskState::Negotiating {
-            return self.attach_failed(AttachFailure::StateRefused, text.to_owned(), out);
-        }
-        let peer_negotiates = self
-            .link
-            .as_ref()
-            .and_then(|link| link.state)
-            .is_some_and(|state| state.disk == DiskState::Negotiating.number());
-        if peer_negotiates && self.vector().connection.is_connected_or_better() {
-            out.fact(Fact::Alert {
-                what: format!("the peer's disk was refused: {text}"),
-            });
-            return;
-        }
-        if matches!(outcome, Outcome::SplitBrain { .. }) {
-            self.current.reasons.split_brain = Some(text.to_owned());
-        }
-        let reason = if matches!(outcome, Outcome::SplitBrain { .. }) {
-            DisconnectReason::SplitBrain
-        } else {
-            DisconnectReason::UnrelatedData
-        };
-        self.give_up_connection(reason, text, out);
-    }
-
-    /// For good: the operator must act.
-    pub(super) fn give_up_connection(
-        &mut self,
-        reason: DisconnectReason,
-        text: &str,
-        out: &mut Outbox<StateEffect>,
-    ) {
-        out.fact(Fact::Alert {
-            what: format!("disconnected: {text}"),
-        });
-        self.current.reasons.handshake = Some(text.to_owned());
-        self.become_stand_alone(reason, out);
-        self.answer_connect_refused(text, out);
-    }
-
-    pub(super) fn become_stand_alone(&mut self, reason: DisconnectReason, out: &mut Outbox<StateEffect>) {
-        let was = self.link.take();
-        self.fact("disconnecting", out, |v| {
-            v.connection = ConnectionState::Disconnecting
-        });
-        if let Some(link) = was {
-            self.after_loss_facts(link.connection, out);
-        }
-        self.fact("StandAlone", out, |v| v.connection = ConnectionState::StandAlone);
-        self.current.reasons.disconnected = Some(reason);
-        out.send(To::Peer(PeerIn::Wish(LinkWish::Down)));
     }
 
     fn link_down(
@@ -798,7 +708,7 @@ impl StatePart {
         self.no_data_left(out);
     }
 
-    fn after_loss_facts(&mut self, _connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
+    pub(super) fn after_loss_facts(&mut self, _connection: ConnectionNumber, out: &mut Outbox<StateEffect>) {
         self.tells.link_lost();
         self.detach_link_lost();
         self.current.peer_loss_settled = true;

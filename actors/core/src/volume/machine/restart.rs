@@ -157,7 +157,7 @@ impl StatePart {
             what: format!("the {part} actor dies again and again: what it drives is given up"),
         });
         if part == PartName::Peer {
-            return self.become_stand_alone(DisconnectReason::AdminForced, out);
+            return self.become_stand_alone(DisconnectReason::DriverFailed, cx, out);
         }
         if self.vector().disk.is_usable() {
             self.begin_detach(DetachCause::DriverFailed, false, cx, out);

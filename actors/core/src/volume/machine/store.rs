@@ -114,6 +114,11 @@ impl Store {
         thens
     }
 
+    /// Wants the present state in the superblock, with nobody waiting for it.
+    pub fn want(&mut self) {
+        self.wanted = true;
+    }
+
     /// A superblock write may still land.
     pub fn writes_superblock(&self) -> bool {
         self.left_behind.is_some() || self.predecessor != Predecessor::Settled

@@ -614,7 +614,11 @@ impl StatePart {
 
     /// `pass_on`: the own disk is Inconsistent by errors, the peer UpToDate, nothing runs: ask for a resync of the marked
     /// blocks (6.4).
-    fn no_data_left_since(&mut self, old: crate::volume::state::StateVector, out: &mut Outbox<StateEffect>) {
+    pub(super) fn no_data_left_since(
+        &mut self,
+        old: crate::volume::state::StateVector,
+        out: &mut Outbox<StateEffect>,
+    ) {
         if old.has_up_to_date_data() && !self.vector().has_up_to_date_data() {
             self.no_data_left(out);
         }

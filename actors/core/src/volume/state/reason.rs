@@ -472,7 +472,7 @@ pub enum DisconnectReason {
     Admin,
     /// The operator disconnected by force.
     AdminForced,
-    /// The peer speaks no common protocol version or failed authentication.
+    /// One node refused the other's hello for good: another node, another volume, an id that is used twice.
     HandshakeRefused,
     /// The two disks have no common history.
     UnrelatedData,
@@ -486,6 +486,54 @@ pub enum DisconnectReason {
     HandlerVeto,
     /// The state after the handshake was refused (for example two Primaries).
     StateRefused,
+    /// No disk has data from which the other could be resynced.
+    NoSource,
+    /// A Primary would have to be resynced under its application.
+    TargetIsPrimary,
+    /// The two nodes came to different decisions.
+    AnswersDiffer,
+    /// One node does not know the rule by which the two disks would have to be compared.
+    RuleUnknown,
+    /// This node's own part that drives the connection died again and again.
+    DriverFailed,
+}
+
+impl DisconnectReason {
+    /// Those that the peer is told, at the place of their number on the wire less one.
+    const TOLD: [Self; 11] = [
+        Self::HandshakeRefused,
+        Self::UnrelatedData,
+        Self::SplitBrain,
+        Self::DataNotCurrent,
+        Self::TooSmall,
+        Self::HandlerVeto,
+        Self::StateRefused,
+        Self::NoSource,
+        Self::TargetIsPrimary,
+        Self::AnswersDiffer,
+        Self::RuleUnknown,
+    ];
+
+    /// Its number in a `Parting`; none for what concerns this node alone.
+    pub fn number(self) -> Option<u8> {
+        Self::TOLD
+            .iter()
+            .position(|told| *told == self)
+            .and_then(|at| u8::try_from(at + 1).ok())
+    }
+
+    /// The reason with this number; one of a newer release counts as [`Self::StateRefused`].
+    pub fn from_number(number: u8) -> Self {
+        let told = usize::from(number)
+            .checked_sub(1)
+            .and_then(|at| Self::TOLD.get(at));
+        told.copied().unwrap_or(Self::StateRefused)
+    }
+
+    /// Whether this node parted because the two do not fit together, not because somebody wanted it so.
+    pub fn is_parting(self) -> bool {
+        self.number().is_some()
+    }
 }
 
 impl fmt::Display for DisconnectReason {
@@ -493,13 +541,18 @@ impl fmt::Display for DisconnectReason {
         f.write_str(match self {
             Self::Admin => "disconnected by the operator",
             Self::AdminForced => "disconnected by force",
-            Self::HandshakeRefused => "no common protocol version, or authentication failed",
+            Self::HandshakeRefused => "the two nodes are not configured for each other",
             Self::UnrelatedData => "the two disks have no common history",
             Self::SplitBrain => "split brain: both disks went on alone",
-            Self::DataNotCurrent => "the peer's data is not what this diskless Primary works with",
-            Self::TooSmall => "the peer's disk is too small",
+            Self::DataNotCurrent => "the data is not what the Primary without a disk works with",
+            Self::TooSmall => "a disk is too small",
             Self::HandlerVeto => "the handler before the resync refused it",
             Self::StateRefused => "the state after the handshake is not allowed",
+            Self::NoSource => "no disk has data to resync from",
+            Self::TargetIsPrimary => "a Primary would be overwritten under its application",
+            Self::AnswersDiffer => "the two nodes disagree about whose data is newer",
+            Self::RuleUnknown => "one node is too old to compare the two disks",
+            Self::DriverFailed => "the part that drives the connection failed repeatedly",
         })
     }
 }
@@ -560,6 +613,21 @@ mod tests {
             if let Some(reason) = DownReason::of(*state) {
                 assert_eq!(reason.state(), *state);
             }
+        }
+    }
+
+    #[test]
+    fn partings_have_numbers_that_lead_back() {
+        for number in 1..=11 {
+            assert_eq!(DisconnectReason::from_number(number).number(), Some(number));
+        }
+        assert_eq!(DisconnectReason::SplitBrain.number(), Some(3));
+        assert_eq!(DisconnectReason::Admin.number(), None);
+        for unknown in [0, 12, 255] {
+            assert_eq!(
+                DisconnectReason::from_number(unknown),
+                DisconnectReason::StateRefused
+            );
         }
     }
 

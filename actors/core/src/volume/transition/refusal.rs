@@ -139,7 +139,7 @@ impl Refusal {
     /// What the operator can do about it.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::TwoPrimaries => "make the peer secondary first, or configure allow-two-primaries",
+            Self::TwoPrimaries => "demote one of the two nodes first: `mendblock secondary` there",
             Self::NoUpToDateDisk => {
                 "connect to the node that has UpToDate data; if there is none, \"primary --force\" takes the own data as good"
             }
@@ -165,9 +165,7 @@ impl Refusal {
             Self::NotSupported => "update the peer",
             Self::InTransientState => "wait for the change that is going on and try again",
             Self::ConcurrentStChg => "the peer's own change goes first; try again",
-            Self::OVolPeerPri => {
-                "make all volumes of the peer secondary first, or configure allow-two-primaries"
-            }
+            Self::OVolPeerPri => "demote all volumes of the peer first: `mendblock secondary` there",
             Self::OutdateWoConn => "the connection is already lost; disconnect without outdating the peer",
         }
     }

@@ -4,6 +4,7 @@ use super::world::*;
 use crate::configuration::OnIoError::{Detach, PassOn};
 use crate::helper::Handler;
 use crate::identity::ConnectionNumber;
+use crate::peer::LinkWish;
 use crate::volume::machine::{Command, StateIn};
 use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
 use mendblock_net::wire::message::{Message, RequestedChange, WireRecord};
@@ -202,12 +203,197 @@ fn unrelated_data_ends_stand_alone() {
     stand_alone(&world, DisconnectReason::UnrelatedData);
 }
 
+/// The reasons and texts of the partings that were sent from `from` on.
+fn partings(world: &World, from: usize) -> Vec<(u8, String)> {
+    let sent = world.events[from..].iter().filter_map(|event| match event {
+        Event::Peer(Message::Parting { reason, text }) => Some((*reason, text.clone())),
+        _ => None,
+    });
+    sent.collect()
+}
+
+/// Both disks went on alone.
+fn split() -> World {
+    let mut world = World::new(Detach);
+    world.superblock = superblock(good_flags(), [0x2000, BASE, 0, 0]);
+    world.peer.ids = [0x3000, BASE, 0, 0];
+    world.attach()
+}
+
+#[test]
+fn who_decides_first_tells_the_peer_before_the_connection_ends() {
+    let world = split().connect();
+    stand_alone(&world, DisconnectReason::SplitBrain);
+    let told = world.at(0, |event| {
+        matches!(event, Event::Peer(Message::Parting { reason: 3, .. }))
+    });
+    let ended = world.at(0, |event| matches!(event, Event::Wish(LinkWish::Down)));
+    assert!(told < ended);
+    assert_eq!(partings(&world, 0).len(), 1);
+}
+
+#[test]
+fn a_node_that_has_not_decided_yet_ends_stand_alone_by_the_peers_parting() {
+    let mut world = split();
+    // Its own bitmap part is slow: the peer decides, says so, and closes before the lists are merged.
+    world.fate(Kind::Merge, Fate::Hold);
+    let mut world = world.connect();
+    assert_eq!(world.vector().connection, ConnectionState::WFReportParams);
+    let from = world.mark();
+    world.hear(Message::Parting {
+        reason: 3,
+        text: "split brain, in the peer's words".to_owned(),
+    });
+    stand_alone(&world, DisconnectReason::SplitBrain);
+    let found = world.snapshot().reasons.split_brain.clone().unwrap();
+    assert!(found.contains("(own 00"), "its own comparison: {found}");
+    assert_eq!(world.count(from, handler(Handler::SplitBrain)), 1);
+    world.link_down();
+    world.release(Kind::Merge);
+    stand_alone(&world, DisconnectReason::SplitBrain);
+    assert_eq!(
+        world.count(from, |event| matches!(event, Event::Wish(LinkWish::Up))),
+        0
+    );
+}
+
+#[test]
+fn a_parting_without_a_finding_of_ones_own_is_taken_over() {
+    // Nothing of the peer but its parting has arrived.
+    let mut world = World::attached(Detach);
+    world.command(Command::Connect {
+        discard_my_data: false,
+    });
+    world.settle();
+    world.connection += 1;
+    let connection = ConnectionNumber(world.connection);
+    world.send(StateIn::Link(crate::volume::machine::LinkFact::Up {
+        connection,
+        resolver: false,
+        features: 0,
+        peer_process: 1,
+    }));
+    world.hear(Message::Parting {
+        reason: 5,
+        text: "a's disk is too small".to_owned(),
+    });
+    stand_alone(&world, DisconnectReason::TooSmall);
+    assert_eq!(
+        world.snapshot().reasons.handshake.as_deref(),
+        Some("b parted: a's disk is too small")
+    );
+}
+
+#[test]
+fn a_primary_that_the_peer_parts_from_goes_on_under_a_new_generation() {
+    let mut world = World::primary_connected(Detach);
+    let from = world.mark();
+    world.hear(Message::Parting {
+        reason: 6,
+        text: "no".to_owned(),
+    });
+    world.settle();
+    stand_alone(&world, DisconnectReason::HandlerVeto);
+    let slots = world.superblock.generations.slots();
+    assert_ne!(slots[0] | 1, BASE | 1);
+    assert_eq!(slots[1] & !1, BASE);
+    assert_eq!(partings(&world, from), [], "there is nobody to tell any more");
+}
+
+#[test]
+fn connect_forgets_the_finding() {
+    let mut world = split().connect();
+    world.link_down();
+    world.command(Command::Connect {
+        discard_my_data: true,
+    });
+    let reasons = &world.snapshot().reasons;
+    assert_eq!((&reasons.split_brain, &reasons.handshake), (&None, &None));
+    assert_eq!(world.vector().connection, ConnectionState::WFConnection);
+    world.link_up();
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::WFSyncUUID);
+}
+
+#[test]
+fn a_refusal_is_shown_while_the_node_dials_and_goes_with_the_next_connection() {
+    let mut world = World::attached(Detach);
+    let told = |world: &mut World| {
+        world.send(StateIn::Link(crate::volume::machine::LinkFact::NotNow {
+            text: "b is StandAlone".to_owned(),
+        }));
+        world.snapshot().reasons.turned_away.clone()
+    };
+    assert_eq!(told(&mut world), None, "nobody dials here");
+    world.command(Command::Connect {
+        discard_my_data: false,
+    });
+    world.settle();
+    assert_eq!(told(&mut world).as_deref(), Some("b is StandAlone"));
+    assert_eq!(world.vector().connection, ConnectionState::WFConnection);
+    world.link_up();
+    assert_eq!(world.snapshot().reasons.turned_away, None);
+}
+
+#[test]
+fn a_target_that_is_primary_says_so() {
+    let mut world = World::primary_alone(Detach);
+    world.peer.ids = [0x2000, world.superblock.generations.slots()[0], BASE, 0];
+    let world = world.connect();
+    stand_alone(&world, DisconnectReason::TargetIsPrimary);
+    let told = partings(&world, 0);
+    assert_eq!(told[0].0, 9);
+    assert!(told[0].1.contains("demote"), "{told:?}");
+}
+
 #[test]
 fn a_peer_that_is_too_small_is_refused() {
     let mut world = World::attached(Detach);
     world.peer.sectors /= 2;
     let world = world.connect();
     stand_alone(&world, DisconnectReason::TooSmall);
+    let told = partings(&world, 0);
+    assert!(
+        told[0].1.contains("the volume has") && told[0].1.contains("give b a larger disk"),
+        "{told:?}"
+    );
+    assert_eq!(
+        world.snapshot().volume_sectors,
+        layout().usable_sectors(),
+        "the volume stays"
+    );
+}
+
+#[test]
+fn a_fresh_disk_takes_the_size_of_the_smaller_one_and_writes_it_down() {
+    let mut world = World::new(Detach);
+    world.superblock = superblock(Flags::AL_CLEAN, [4, 0, 0, 0]);
+    let half = layout().usable_sectors() / 2;
+    (world.peer.ids, world.peer.disk, world.peer.exposed) = ([4, 0, 0, 0], DiskState::Inconsistent, 0);
+    (world.peer.sectors, world.peer.volume_sectors) = (half, half);
+    let world = world.attach().connect();
+    assert_eq!(world.snapshot().volume_sectors, half);
+    assert_eq!(world.superblock.effective_sectors, half);
+}
+
+#[test]
+fn a_volume_does_not_grow_when_the_smaller_disk_is_replaced_by_a_larger_one() {
+    let half = layout().usable_sectors() / 2;
+    // The node that kept its disk; then the one with the new disk, which has taken all of it for the volume.
+    for (agreed, volume) in [(half, 2 * half), (2 * half, half)] {
+        let mut world = World::new(Detach);
+        let fresh = agreed > half;
+        if fresh {
+            world.superblock = superblock(Flags::AL_CLEAN, [4, 0, 0, 0]);
+        } else {
+            (world.peer.ids, world.peer.disk) = ([4, 0, 0, 0], DiskState::Inconsistent);
+        }
+        world.superblock.effective_sectors = agreed;
+        (world.peer.sectors, world.peer.volume_sectors) = (2 * half, volume);
+        let world = world.attach().connect();
+        assert_eq!(world.snapshot().volume_sectors, half);
+        assert!(world.vector().connection.is_connected_or_better());
+    }
 }
 
 #[test]
