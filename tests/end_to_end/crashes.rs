@@ -95,7 +95,7 @@ fn the_primary_is_killed_and_comes_back() {
     pair.alice.kill();
     let history = Arc::clone(&load.history);
     load.stop().expect_only_broken();
-    assert!(history.acknowledged_blocks() > 0);
+    assert!(history.counts().acknowledged > 0);
 
     let left = disks::dump(&pair.alice);
     assert_eq!(left["clean"], false, "a crashed Primary is not clean: {left:#}");

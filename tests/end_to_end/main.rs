@@ -18,3 +18,4 @@ mod harness;
 mod observability;
 mod operations;
 mod split_brain;
+mod trouble;

@@ -89,6 +89,11 @@ pub struct CommandAnswer {
     pub exit_code: u8,
 }
 
+impl CommandAnswer {
+    /// DRBD's SS_CONCURRENT_ST_CHG: another command is running; the same one later may be done.
+    pub const BUSY: i32 = -19;
+}
+
 /// What is wanted of the connection, seen by `PeerActor`: its facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkFact {
