@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const MOST_LINES: usize = 800;
 /// Files that are longer, with the lines that they may have. The list only ever shrinks: split a file and remove it here.
 const TOO_LONG: [(&str, usize); 3] = [
-    ("actors/core/src/volume/machine/command.rs", 863),
+    ("actors/core/src/volume/machine/command.rs", 859),
     ("actors/core/src/volume/machine/link.rs", 857),
     ("actors/core/src/volume/machine/detach.rs", 815),
 ];

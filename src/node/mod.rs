@@ -81,7 +81,11 @@ pub fn run(arguments: &NodeArguments) -> u8 {
         }
     };
     logging(&configuration.node.log);
-    match actix::System::new().block_on(serve::node(configuration, arguments.allow_kill)) {
+    match actix::System::new().block_on(serve::node(
+        configuration,
+        &arguments.file.configuration,
+        arguments.allow_kill,
+    )) {
         Ok(()) => exit::DONE,
         Err(error) => {
             tracing::error!("{error}");

@@ -93,10 +93,8 @@ impl Story {
     fn read_at_once(&self, blocks: &[u64]) {
         let mut session = self.pair.alice.session();
         let started = self.history.begin_read();
-        let cookies: Vec<_> = blocks
-            .iter()
-            .map(|block| session.send_read(block * BLOCK, BLOCK as u32).unwrap())
-            .collect();
+        let offsets: Vec<u64> = blocks.iter().map(|block| block * BLOCK).collect();
+        let cookies = session.send_reads(&offsets, BLOCK as u32).unwrap();
         for _ in blocks {
             let (cookie, error) = session.answer().unwrap();
             assert_eq!(error, 0, "the client sees an error");
@@ -120,7 +118,7 @@ impl Story {
                 .read(started, sectors_of(block).start, &bytes)
                 .unwrap();
         }
-        self.pair.stop_and_compare();
+        self.pair.stop_and_check(&self.history);
     }
 }
 
@@ -212,6 +210,10 @@ stories! {
     detach_with_two_bad_blocks_and_no_metadata: "detach", &BAD, BitmapAndSuperblock;
     pass_on: "pass_on", &BAD[..1], Nothing;
     pass_on_with_two_bad_blocks_at_once: "pass_on", &BAD, Nothing;
+    pass_on_with_a_failing_bitmap: "pass_on", &BAD[..1], Bitmap;
+    call: "call-local-io-error", &BAD[..1], Nothing;
+    call_with_two_bad_blocks_at_once: "call-local-io-error", &BAD, Nothing;
+    call_with_failing_bitmap_and_superblock: "call-local-io-error", &BAD[..1], BitmapAndSuperblock;
     call_with_a_failing_bitmap: "call-local-io-error", &BAD[..1], Bitmap;
     call_with_two_bad_blocks_and_no_metadata: "call-local-io-error", &BAD, BitmapAndSuperblock;
 }

@@ -118,6 +118,18 @@ impl Session {
         self.send(Command::Read, 0, offset, length, &[])
     }
 
+    /// Sends reads of as many bytes each in one write, so that they reach the server together.
+    pub fn send_reads(&mut self, offsets: &[u64], length: u32) -> io::Result<Vec<u64>> {
+        let mut all = Vec::new();
+        let mut cookies = Vec::new();
+        for &offset in offsets {
+            all.extend(self.request(Command::Read, 0, offset, length, &[]));
+            cookies.push(self.cookie);
+        }
+        self.stream.write_all(&all)?;
+        Ok(cookies)
+    }
+
     /// Sends a write without waiting; with `forced` it goes through to stable storage.
     pub fn send_write(&mut self, offset: u64, bytes: &[u8], forced: bool) -> io::Result<u64> {
         let flags = if forced { FUA } else { 0 };
@@ -165,6 +177,12 @@ impl Session {
         length: u32,
         payload: &[u8],
     ) -> io::Result<u64> {
+        let request = self.request(command, flags, offset, length, payload);
+        self.stream.write_all(&request)?;
+        Ok(self.cookie)
+    }
+
+    fn request(&mut self, command: Command, flags: u16, offset: u64, length: u32, payload: &[u8]) -> Vec<u8> {
         self.cookie += 1;
         let mut request = Vec::with_capacity(28 + payload.len());
         request.extend(REQUEST_MAGIC.to_be_bytes());
@@ -174,7 +192,6 @@ impl Session {
         request.extend(offset.to_be_bytes());
         request.extend(length.to_be_bytes());
         request.extend(payload);
-        self.stream.write_all(&request)?;
-        Ok(self.cookie)
+        request
     }
 }

@@ -227,6 +227,14 @@ impl Node {
         });
     }
 
+    /// Takes the disk away, and waits until nobody uses it.
+    #[track_caller]
+    pub fn order_detach(&self) {
+        self.admin.order(&["detach"]).expect_code(0);
+        self.admin
+            .wait_for("detached", 20, |volume| volume.disk.state == "Diskless");
+    }
+
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
