@@ -124,22 +124,19 @@ impl Stage {
     fn draw(&mut self, round: Round) -> Trouble {
         let who = [Who::Primary, Who::Secondary][self.random.below(2) as usize];
         let how = [Kill::Panic, Kill::Stop, Kill::Hang][self.random.below(3) as usize];
-        // While the Primary's disk is away, the link is all that clients have.
+        // The last three take the link with them. To lose the Primary's disk at the same time is to lose both copies: what
+        // was written between the two is nowhere else.
         let actors = [
-            "state",
             "disk",
-            "bitmap",
             "activity-log",
             "volume",
             "resync",
             "helper",
+            "bitmap",
+            "state",
             "peer",
         ];
-        let among = if round == Round::Disk {
-            actors.len() - 1
-        } else {
-            actors.len()
-        };
+        let among = actors.len() - if round == Round::Disk { 3 } else { 0 };
         let actor = Trouble::Actor(who, actors[self.random.below(among as u64) as usize], how);
         let first = self.random.below(AREA.end - 64);
         let blocks = 1 + self.random.below(64);
