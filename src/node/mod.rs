@@ -19,7 +19,7 @@ use crate::configuration::Configuration;
 use mendblock_actors::clock::Clock;
 use mendblock_actors::facts::Happened;
 use mendblock_actors::volume::{VolumeHandle, VolumeSetup, Volumes};
-use mendblock_core::volume::machine::Command;
+use mendblock_core::volume::machine::{Command, CommandAnswer};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{broadcast, oneshot};
@@ -81,7 +81,11 @@ pub fn run(arguments: &NodeArguments) -> u8 {
         }
     };
     logging(&configuration.node.log);
-    match actix::System::new().block_on(serve::node(configuration, arguments.allow_kill)) {
+    match actix::System::new().block_on(serve::node(
+        configuration,
+        &arguments.file.configuration,
+        arguments.allow_kill,
+    )) {
         Ok(()) => exit::DONE,
         Err(error) => {
             tracing::error!("{error}");
@@ -148,8 +152,9 @@ async fn start_volumes(
 
 /// Attaches the disks and connects to the peers, as `drbdadm up` does. What fails stands in `status`.
 async fn bring_up(volume: VolumeHandle, connect: bool) {
-    let attached = volume.command(Command::Attach { new_disk: false }).await;
-    if attached.code < 1 || attached.code > 100 {
+    let attached = when_not_busy(&volume, Command::Attach { new_disk: false }).await;
+    // Attached already: an administrator was faster.
+    if attached.code < 1 || attached.code > 100 && attached.code != ALREADY_ATTACHED {
         tracing::error!(
             volume = volume.name(),
             "the disk was not attached: {}",
@@ -157,14 +162,29 @@ async fn bring_up(volume: VolumeHandle, connect: bool) {
         );
     }
     if connect {
-        let connected = volume
-            .command(Command::Connect {
-                discard_my_data: false,
-            })
-            .await;
+        let up = Command::Connect {
+            discard_my_data: false,
+        };
+        let connected = when_not_busy(&volume, up).await;
         if connected.code < 1 {
             tracing::error!(volume = volume.name(), "not connecting: {}", connected.text);
         }
+    }
+}
+
+/// DRBD's ERR_DISK_CONFIGURED.
+const ALREADY_ATTACHED: i32 = 124;
+/// How soon a command is repeated that came while another one ran. Every command has a deadline, so this ends.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// An administrator may be faster than the start: the node's own commands must not be lost for that.
+async fn when_not_busy(volume: &VolumeHandle, command: Command) -> CommandAnswer {
+    loop {
+        let answer = volume.command(command.clone()).await;
+        if answer.code != CommandAnswer::BUSY {
+            return answer;
+        }
+        tokio::time::sleep(BUSY_PAUSE).await;
     }
 }
 

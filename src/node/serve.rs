@@ -51,8 +51,14 @@ pub fn listen(listeners: Listeners, volumes: &Volumes) -> Result<(), NodeError> 
 }
 
 /// Runs the node until SIGTERM or SIGINT.
-pub async fn node(configuration: Configuration, allow_kill: bool) -> Result<(), NodeError> {
+pub async fn node(configuration: Configuration, file: &Path, allow_kill: bool) -> Result<(), NodeError> {
     let started = SystemTime::now();
+    // Handlers get it, and may stand elsewhere.
+    let file = std::path::absolute(file).map_err(|source| NodeError::Io {
+        action: "find",
+        what: file.display().to_string(),
+        source,
+    })?;
     directory(&configuration.node.state_dir)?;
     let socket = configuration.node.admin_socket.clone();
     if let Some(parent) = socket.parent() {
@@ -71,7 +77,7 @@ pub async fn node(configuration: Configuration, allow_kill: bool) -> Result<(), 
     let setups = configuration
         .volumes
         .iter()
-        .map(|volume| setup::volume(&configuration, volume, Path::new("mendblock.toml"), allow_kill))
+        .map(|volume| setup::volume(&configuration, volume, &file, allow_kill))
         .zip(metrics.volumes())
         .collect();
     let volumes = start_volumes(&arbiter, setups, listeners, clock, &events).await?;

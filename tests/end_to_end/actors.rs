@@ -47,7 +47,7 @@ fn die(actor: &str, on_secondary_too: bool) {
     check_all(&pair.alice.nbd_socket(), &history);
     pair.alice.assert_alive();
     pair.bob.assert_alive();
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }
 
 macro_rules! deaths {
@@ -92,7 +92,7 @@ fn deaths_during_a_resync() {
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }
 
 /// The peer's actor dies while it is all that clients have: they wait, and see no error.
@@ -112,7 +112,7 @@ fn the_peer_actor_dies_while_the_disk_is_away() {
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }
 
 /// Without `--allow-kill` nobody kills anything; an unknown actor is named as such.

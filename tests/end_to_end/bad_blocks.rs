@@ -3,8 +3,9 @@
 use crate::harness::admin::failing;
 use crate::harness::disks::{self, BLOCK};
 use crate::harness::events::Events;
-use crate::harness::history::{History, content};
+use crate::harness::history::{History, content, sectors_of};
 use crate::harness::load::{Load, check_all};
+use crate::harness::nbd::Session;
 use crate::harness::pair::{Options, Pair, connection, is_in_sync, peer_disk};
 use mendblock::admin::schema::VolumeStatus;
 use mendblock::configuration::{FaultKind, FaultMode};
@@ -59,11 +60,7 @@ impl Story {
     fn break_blocks(&self, blocks: &[u64]) {
         let mut session = self.pair.alice.session();
         for &block in blocks {
-            let value = self.history.begin_write(block..block + 1);
-            session
-                .write(block * BLOCK, &content(block..block + 1, value))
-                .unwrap();
-            self.history.acknowledged(block..block + 1, value);
+            write_block(&self.history, &mut session, block);
         }
         session.flush().unwrap();
         for &block in blocks {
@@ -96,14 +93,15 @@ impl Story {
     fn read_at_once(&self, blocks: &[u64]) {
         let mut session = self.pair.alice.session();
         let started = self.history.begin_read();
-        let cookies: Vec<_> = blocks
-            .iter()
-            .map(|block| session.send_read(block * BLOCK, BLOCK as u32).unwrap())
-            .collect();
+        let offsets: Vec<u64> = blocks.iter().map(|block| block * BLOCK).collect();
+        let cookies = session.send_reads(&offsets, BLOCK as u32).unwrap();
         for _ in blocks {
-            let (cookie, bytes) = session.receive(BLOCK as u32).unwrap();
+            let (cookie, error) = session.answer().unwrap();
+            assert_eq!(error, 0, "the client sees an error");
+            let bytes = session.payload(BLOCK as u32).unwrap();
             let index = cookies.iter().position(|sent| *sent == cookie).unwrap();
-            self.history.read(started, blocks[index], &bytes).unwrap();
+            let first = sectors_of(blocks[index]).start;
+            self.history.read(started, first, &bytes).unwrap();
         }
     }
 
@@ -116,10 +114,20 @@ impl Story {
         let started = self.history.begin_read();
         for &block in blocks {
             let bytes = disks::block(&self.pair.alice, block);
-            self.history.read(started, block, &bytes).unwrap();
+            self.history
+                .read(started, sectors_of(block).start, &bytes)
+                .unwrap();
         }
-        self.pair.stop_and_compare();
+        self.pair.stop_and_check(&self.history);
     }
+}
+
+/// Writes a block, and has it acknowledged.
+fn write_block(history: &History, session: &mut Session, block: u64) {
+    let value = history.begin_write(sectors_of(block));
+    let bytes = content(sectors_of(block), value);
+    session.write(block * BLOCK, &bytes).unwrap();
+    history.acknowledged(sectors_of(block), value);
 }
 
 fn gave_up(volume: &VolumeStatus) -> bool {
@@ -202,6 +210,10 @@ stories! {
     detach_with_two_bad_blocks_and_no_metadata: "detach", &BAD, BitmapAndSuperblock;
     pass_on: "pass_on", &BAD[..1], Nothing;
     pass_on_with_two_bad_blocks_at_once: "pass_on", &BAD, Nothing;
+    pass_on_with_a_failing_bitmap: "pass_on", &BAD[..1], Bitmap;
+    call: "call-local-io-error", &BAD[..1], Nothing;
+    call_with_two_bad_blocks_at_once: "call-local-io-error", &BAD, Nothing;
+    call_with_failing_bitmap_and_superblock: "call-local-io-error", &BAD[..1], BitmapAndSuperblock;
     call_with_a_failing_bitmap: "call-local-io-error", &BAD[..1], Bitmap;
     call_with_two_bad_blocks_and_no_metadata: "call-local-io-error", &BAD, BitmapAndSuperblock;
 }
@@ -282,11 +294,7 @@ fn a_failing_write() {
     let rule = failing(FaultKind::Write, BAD[0] * 8, 8, FaultMode::Times(1));
     alice.fault(&rule);
     let mut session = story.pair.alice.session();
-    let value = story.history.begin_write(BAD[0]..BAD[0] + 1);
-    session
-        .write(BAD[0] * BLOCK, &content(BAD[0]..BAD[0] + 1, value))
-        .unwrap();
-    story.history.acknowledged(BAD[0]..BAD[0] + 1, value);
+    write_block(&story.history, &mut session, BAD[0]);
     alice.wait_for("the disk is given up", 20, gave_up);
     check_marks(&story, &BAD[..1], Broken::Nothing);
     alice.order(&["attach"]).expect_code(0);
@@ -302,11 +310,7 @@ fn a_failing_write_on_the_secondary() {
     let rule = failing(FaultKind::Write, BAD[0] * 8, 8, FaultMode::Times(1));
     bob.fault(&rule);
     let mut session = story.pair.alice.session();
-    let value = story.history.begin_write(BAD[0]..BAD[0] + 1);
-    session
-        .write(BAD[0] * BLOCK, &content(BAD[0]..BAD[0] + 1, value))
-        .unwrap();
-    story.history.acknowledged(BAD[0]..BAD[0] + 1, value);
+    write_block(&story.history, &mut session, BAD[0]);
     bob.wait_for("the disk is given up", 20, gave_up);
     story
         .pair

@@ -46,7 +46,7 @@ fn damaged(damage: impl Fn(&Pair), words: &[&str]) {
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn disconnect_and_connect_under_load() {
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn invalidate_copies_everything_from_the_peer() {
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn detach_and_attach_under_load() {
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }
 
 #[test]
@@ -206,5 +206,5 @@ fn a_hanging_disk_is_given_up() {
     let history = Arc::clone(&load.history);
     load.stop().expect_no_error();
     check_all(&pair.alice.nbd_socket(), &history);
-    pair.stop_and_compare();
+    pair.stop_and_check(&history);
 }

@@ -1,5 +1,6 @@
 //! The lower disks themselves, read past the nodes.
 
+use super::history::{BLOCK_SECTORS, History};
 use super::node::Node;
 use serde_json::Value;
 use std::fs::File;
@@ -76,6 +77,27 @@ pub fn assert_equal(one: &Node, other: &Node) {
         different.len(),
         &different[..different.len().min(20)]
     );
+}
+
+/// The data area, read past the node, holds what the history allows; blocks that nobody wrote hold zeros.
+#[track_caller]
+pub fn assert_holds(node: &Node, history: &History) {
+    let blocks = number(&dump(node), "la-size-sect") / BLOCK_SECTORS;
+    let started = history.begin_read();
+    let written = history.blocks();
+    for block in 0..blocks {
+        let bytes = self::block(node, block);
+        let name = node.settings.name;
+        if written.contains(&block) {
+            let holds = history.read(started, block * BLOCK_SECTORS, &bytes);
+            holds.unwrap_or_else(|wrong| panic!("on the disk of {name}: {wrong}"));
+        } else {
+            assert!(
+                bytes.iter().all(|&byte| byte == 0),
+                "{name}: nobody wrote block {block}"
+            );
+        }
+    }
 }
 
 /// Numbers of the blocks that are not the same in the first `bytes`.

@@ -46,6 +46,11 @@ impl Events {
         events
     }
 
+    /// All events until now.
+    pub fn seen(&self) -> Vec<Event> {
+        self.seen.lock().unwrap().clone()
+    }
+
     /// Waits for an event.
     #[track_caller]
     pub fn wait_for(&self, what: &str, is_it: impl Fn(&Event) -> bool) {

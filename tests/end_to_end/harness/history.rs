@@ -1,13 +1,21 @@
 //! What clients asked for and were told, and whether what they read can be true.
 //!
-//! Every block of 4 KiB is a register. A write has a number of its own, which stands all over its blocks. A write that
-//! was acknowledged happened between its request and its answer. One that failed, or was never answered, may happen
-//! later or never. Overlapping writes land in either order.
+//! Every sector of 512 bytes is a register. A write has a number of its own, which stands, with the sector's own number,
+//! all over its sectors. A write that was acknowledged happened between its request and its answer. One that was never
+//! answered may happen later or never; when its node has crashed, it has happened by then or never will. Overlapping
+//! writes land in either order.
 
 use super::disks::BLOCK;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of a sector.
+pub const SECTOR: u64 = 512;
+/// Sectors of a block.
+pub const BLOCK_SECTORS: u64 = BLOCK / SECTOR;
+/// From so many writes of one sector on, those that no read can see any more are forgotten.
+const MANY: usize = 24;
 
 /// Moment in the order of all events; 0 is before everything.
 type Moment = u64;
@@ -19,156 +27,247 @@ pub type Value = u64;
 struct Write {
     value: Value,
     started: Moment,
-    /// When it was acknowledged.
-    ended: Option<Moment>,
-    /// First end of a read that saw it: from then on it has happened.
-    seen: Option<Moment>,
+    /// From then on it takes no effect any more: acknowledged, or its node is gone.
+    over: Option<Moment>,
+    /// By then it had taken effect for certain: acknowledged, or a read saw it.
+    happened: Option<Moment>,
 }
 
 impl Write {
-    /// The latest moment at which it had happened for certain.
-    fn happened(&self) -> Option<Moment> {
-        [self.ended, self.seen].into_iter().flatten().min()
+    fn is_answered(&self) -> bool {
+        matches!((self.over, self.happened), (Some(over), Some(happened)) if happened <= over)
+    }
+}
+
+/// What stood in a sector that nobody has written.
+const FIRST: Write = Write {
+    value: 0,
+    started: 0,
+    over: Some(0),
+    happened: Some(0),
+};
+
+#[derive(Debug, Default)]
+struct Register {
+    writes: Vec<Write>,
+    /// Writes of it that were acknowledged.
+    acknowledged: usize,
+}
+
+impl Register {
+    fn write(&mut self, value: Value) -> Option<&mut Write> {
+        self.writes.iter_mut().find(|write| write.value == value)
+    }
+
+    /// The write that replaced `write` for certain before `moment`: it began when `write` was over.
+    fn successor(&self, write: &Write, moment: Moment) -> Option<&Write> {
+        let over = write.over?;
+        self.writes
+            .iter()
+            .find(|other| over < other.started && other.happened.is_some_and(|happened| happened < moment))
+    }
+
+    /// Forgets what no read that began at `oldest` or later can see.
+    fn forget(&mut self, oldest: Moment) {
+        let gone: Vec<Value> = self
+            .writes
+            .iter()
+            .filter(|write| self.successor(write, oldest).is_some())
+            .map(|write| write.value)
+            .collect();
+        self.writes.retain(|write| !gone.contains(&write.value));
+    }
+
+    /// A read from `started` to `ended` saw `value`.
+    fn saw(&mut self, started: Moment, ended: Moment, value: Value) -> Result<(), String> {
+        let first = self.writes.is_empty() && value == 0;
+        let Some(write) = self.write(value) else {
+            return if first {
+                Ok(())
+            } else {
+                Err(format!(
+                    "write {value}, which nobody asked for or newer ones replaced: {self:?}"
+                ))
+            };
+        };
+        write.happened = Some(write.happened.map_or(ended, |happened| happened.min(ended)));
+        let write = *write;
+        match self.successor(&write, started) {
+            Some(newer) => Err(format!(
+                "{write:?}, but {newer:?} happened after it and before the read at {started}..{ended}"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    clock: Moment,
+    values: Value,
+    sectors: BTreeMap<u64, Register>,
+    /// Beginnings of the reads under way.
+    reads: BTreeSet<Moment>,
+}
+
+impl Book {
+    fn now(&mut self) -> Moment {
+        self.clock += 1;
+        self.clock
     }
 }
 
 /// All events of a test. Shared by the threads of a load.
 #[derive(Debug, Default)]
 pub struct History {
-    clock: AtomicU64,
-    values: AtomicU64,
-    blocks: Mutex<BTreeMap<u64, Vec<Write>>>,
+    book: Mutex<Book>,
 }
 
 impl History {
-    fn now(&self) -> Moment {
-        self.clock.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    /// A write of blocks is about to be sent: its number.
-    pub fn begin_write(&self, blocks: std::ops::Range<u64>) -> Value {
-        let value = self.values.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut all = self.blocks.lock().unwrap();
-        let started = self.now();
-        for block in blocks {
-            all.entry(block).or_default().push(Write {
+    /// A write of sectors is about to be sent: its number.
+    pub fn begin_write(&self, sectors: Range<u64>) -> Value {
+        let mut book = self.book.lock().unwrap();
+        book.values += 1;
+        let (value, started) = (book.values, book.now());
+        let oldest = book.reads.first().copied().unwrap_or(started);
+        for sector in sectors {
+            let register = book.sectors.entry(sector).or_default();
+            if register.writes.is_empty() {
+                register.writes.push(FIRST);
+            }
+            if register.writes.len() > MANY {
+                register.forget(oldest);
+            }
+            register.writes.push(Write {
                 value,
                 started,
-                ended: None,
-                seen: None,
+                over: None,
+                happened: None,
             });
         }
         value
     }
 
     /// The write was acknowledged.
-    pub fn acknowledged(&self, blocks: std::ops::Range<u64>, value: Value) {
-        let mut all = self.blocks.lock().unwrap();
-        let ended = self.now();
-        for block in blocks {
-            let writes = all.get_mut(&block).unwrap();
-            writes
-                .iter_mut()
-                .find(|write| write.value == value)
-                .unwrap()
-                .ended = Some(ended);
+    pub fn acknowledged(&self, sectors: Range<u64>, value: Value) {
+        let mut book = self.book.lock().unwrap();
+        let now = book.now();
+        for sector in sectors {
+            let register = book.sectors.get_mut(&sector).unwrap();
+            register.acknowledged += 1;
+            let write = register.write(value).unwrap();
+            write.over = Some(now);
+            write.happened = Some(now.min(write.happened.unwrap_or(now)));
+        }
+    }
+
+    /// The Primary's process is gone: what it has not answered has happened by now, or never will. That a read saw it
+    /// promises nothing, for it may have been on the disk of that node alone.
+    pub fn crashed(&self) {
+        let mut book = self.book.lock().unwrap();
+        let now = book.now();
+        let writes = book
+            .sectors
+            .values_mut()
+            .flat_map(|register| &mut register.writes);
+        for write in writes.filter(|write| write.over.is_none()) {
+            write.over = Some(now);
+            write.happened = None;
+        }
+        book.reads.clear();
+    }
+
+    /// The process to which the write was sent is gone: it has happened by now, or never will.
+    pub fn given_up(&self, sectors: Range<u64>, value: Value) {
+        let mut book = self.book.lock().unwrap();
+        let now = book.now();
+        for sector in sectors {
+            let write = book
+                .sectors
+                .get_mut(&sector)
+                .and_then(|register| register.write(value));
+            if let Some(write) = write {
+                write.over = write.over.or(Some(now));
+            }
         }
     }
 
     /// A read is about to be sent.
     pub fn begin_read(&self) -> Moment {
-        self.now()
+        let mut book = self.book.lock().unwrap();
+        let now = book.now();
+        book.reads.insert(now);
+        now
     }
 
-    /// A read that began at `started` answered with `bytes` for the blocks from `first`.
+    /// A read that began at `started` answered with `bytes` for the sectors from `first`.
     ///
     /// # Errors
     /// What it read cannot be true.
     pub fn read(&self, started: Moment, first: u64, bytes: &[u8]) -> Result<(), String> {
-        let mut all = self.blocks.lock().unwrap();
-        let ended = self.now();
-        for (index, bytes) in bytes.chunks(BLOCK as usize).enumerate() {
-            let block = first + index as u64;
-            let value = decode(block, bytes)?;
-            check(
-                all.entry(block).or_default(),
-                started,
-                ended,
-                value,
-                &format!("block {block}"),
-            )?;
+        let mut book = self.book.lock().unwrap();
+        let ended = book.now();
+        book.reads.remove(&started);
+        for (sector, bytes) in (first..).zip(bytes.chunks(SECTOR as usize)) {
+            let value = decode(sector, bytes)?;
+            book.sectors
+                .entry(sector)
+                .or_default()
+                .saw(started, ended, value)
+                .map_err(|wrong| format!("sector {sector} holds {wrong}"))?;
         }
         Ok(())
     }
 
-    /// Blocks that were ever written.
-    pub fn blocks(&self) -> Vec<u64> {
-        self.blocks.lock().unwrap().keys().copied().collect()
+    /// Blocks with a sector that was ever written.
+    pub fn blocks(&self) -> BTreeSet<u64> {
+        let book = self.book.lock().unwrap();
+        book.sectors.keys().map(|sector| sector / BLOCK_SECTORS).collect()
     }
 
-    /// Acknowledged writes, counted by block.
-    pub fn acknowledged_blocks(&self) -> usize {
-        let all = self.blocks.lock().unwrap();
-        all.values()
-            .flatten()
-            .filter(|write| write.ended.is_some())
-            .count()
-    }
-}
-
-/// Whether a read from `started` to `ended` may have seen `value`.
-fn check(
-    writes: &mut [Write],
-    started: Moment,
-    ended: Moment,
-    value: Value,
-    place: &str,
-) -> Result<(), String> {
-    let (begun, over) = if value == 0 {
-        (0, Some(0))
-    } else {
-        let write = writes.iter_mut().find(|write| write.value == value);
-        let Some(write) = write else {
-            return Err(format!("{place} holds write {value}, which was never asked for"));
-        };
-        let seen = write.seen.get_or_insert(ended);
-        *seen = (*seen).min(ended);
-        (write.started, write.ended)
-    };
-    // Overwritten for certain: by a write that began after this one was over and had happened before the read.
-    let successor = writes.iter().find(|other| {
-        over.is_some_and(|over| over < other.started)
-            && other.happened().is_some_and(|happened| happened < started)
-            && other.value != value
-    });
-    match successor {
-        Some(newer) => Err(format!(
-            "{place} holds write {value} (begun at {begun}, over at {over:?}), but {newer:?} happened after it and before the read at {started}..{ended}"
-        )),
-        None => Ok(()),
+    /// Acknowledged writes, counted by sector, and those without an answer that a read may still see.
+    pub fn counts(&self) -> Counts {
+        let book = self.book.lock().unwrap();
+        let unanswered = book.sectors.values().flat_map(|register| &register.writes);
+        Counts {
+            acknowledged: book.sectors.values().map(|register| register.acknowledged).sum(),
+            unanswered: unanswered.filter(|write| !write.is_answered()).count(),
+        }
     }
 }
 
-/// Content of `blocks` after write `value`.
-pub fn content(blocks: std::ops::Range<u64>, value: Value) -> Vec<u8> {
-    let words = blocks.flat_map(|block| (0..BLOCK / 16).flat_map(move |_| [value, block]));
+/// Writes, counted by sector.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    pub acknowledged: usize,
+    pub unanswered: usize,
+}
+
+/// Sectors of a block.
+pub fn sectors_of(block: u64) -> Range<u64> {
+    block * BLOCK_SECTORS..(block + 1) * BLOCK_SECTORS
+}
+
+/// Content of `sectors` after write `value`.
+pub fn content(sectors: Range<u64>, value: Value) -> Vec<u8> {
+    let words = sectors.flat_map(|sector| (0..SECTOR / 16).flat_map(move |_| [value, sector]));
     words.flat_map(u64::to_le_bytes).collect()
 }
 
-/// Which write stands in a block.
+/// Which write stands in a sector.
 ///
 /// # Errors
-/// None: the block is torn, or belongs elsewhere.
-pub fn decode(block: u64, bytes: &[u8]) -> Result<Value, String> {
+/// None: the sector is torn, or belongs elsewhere.
+pub fn decode(sector: u64, bytes: &[u8]) -> Result<Value, String> {
     if bytes.iter().all(|&byte| byte == 0) {
         return Ok(0);
     }
     let value = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-    if bytes == content(block..block + 1, value) {
+    if bytes == content(sector..sector + 1, value) {
         return Ok(value);
     }
     Err(format!(
-        "block {block} is torn or not its own: {:02x?}...",
+        "sector {sector} is torn or not its own: {:02x?}...",
         &bytes[..32]
     ))
 }
@@ -179,7 +278,7 @@ mod tests {
 
     fn read(history: &History, value: Value) -> Result<(), String> {
         let bytes = if value == 0 {
-            vec![0; 4096]
+            vec![0; 512]
         } else {
             content(7..8, value)
         };
@@ -202,6 +301,8 @@ mod tests {
         let second = write(&history);
         read(&history, first).unwrap_err();
         read(&history, second).unwrap();
+        assert_eq!(history.counts().acknowledged, 2);
+        assert_eq!(history.counts().unanswered, 0);
     }
 
     #[test]
@@ -220,6 +321,33 @@ mod tests {
     }
 
     #[test]
+    fn after_a_crash_an_unanswered_write_is_there_or_not_and_stays_so() {
+        let history = History::default();
+        let first = write(&history);
+        let lost = history.begin_write(7..8);
+        read(&history, lost).unwrap();
+        history.crashed();
+        // It was seen on one disk, and that one may be gone.
+        read(&history, first).unwrap();
+        read(&history, lost).unwrap();
+        read(&history, first).unwrap_err();
+        // What comes after the crash comes on top.
+        let second = write(&history);
+        read(&history, second).unwrap();
+        read(&history, lost).unwrap_err();
+        read(&history, first).unwrap_err();
+    }
+
+    #[test]
+    fn an_acknowledged_write_survives_a_crash() {
+        let history = History::default();
+        let first = write(&history);
+        history.crashed();
+        read(&history, 0).unwrap_err();
+        read(&history, first).unwrap();
+    }
+
+    #[test]
     fn concurrent_writes_land_in_either_order() {
         let history = History::default();
         let one = history.begin_write(7..8);
@@ -232,9 +360,27 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_or_misplaced_block_is_noticed() {
+    fn what_is_forgotten_was_no_longer_to_be_seen() {
+        let history = History::default();
+        let long_ago = write(&history);
+        let open = history.begin_read();
+        for _ in 0..4 * MANY {
+            write(&history);
+        }
+        // A read that began before all of them may still see what stood there then.
+        history.read(open, 7, &content(7..8, long_ago)).unwrap();
+        let newest = (0..4 * MANY).map(|_| write(&history)).last().unwrap();
+        read(&history, long_ago).unwrap_err();
+        read(&history, newest - 1).unwrap_err();
+        read(&history, newest).unwrap();
+        let writes = history.book.lock().unwrap().sectors[&7].writes.len();
+        assert!(writes <= MANY + 1, "{writes} writes are kept");
+    }
+
+    #[test]
+    fn a_torn_or_misplaced_sector_is_noticed() {
         let mut torn = content(7..8, 3);
-        torn[4095] ^= 1;
+        torn[511] ^= 1;
         decode(7, &torn).unwrap_err();
         decode(8, &content(7..8, 3)).unwrap_err();
         assert_eq!(decode(7, &content(7..8, 3)), Ok(3));

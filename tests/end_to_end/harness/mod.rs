@@ -5,6 +5,7 @@ pub mod admin;
 pub mod disks;
 pub mod events;
 pub mod history;
+pub mod link;
 pub mod load;
 pub mod nbd;
 pub mod node;

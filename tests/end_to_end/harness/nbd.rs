@@ -26,24 +26,6 @@ enum Command {
     WriteZeroes = 6,
 }
 
-/// Why there is no good answer.
-#[derive(Debug)]
-pub enum NbdError {
-    /// The server's error number.
-    Refused(u32),
-    /// The connection broke, or the answer makes no sense: whether it was done is not known.
-    Broken(io::Error),
-}
-
-impl From<io::Error> for NbdError {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error)
-    }
-}
-
-/// Result of a request.
-pub type NbdResult<T> = Result<T, NbdError>;
-
 fn nonsense<T>(what: impl Into<String>) -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::InvalidData, what.into()))
 }
@@ -105,77 +87,86 @@ impl Session {
         })
     }
 
-    pub fn read(&mut self, offset: u64, length: u32) -> NbdResult<Vec<u8>> {
+    pub fn read(&mut self, offset: u64, length: u32) -> io::Result<Vec<u8>> {
         let cookie = self.send_read(offset, length)?;
-        let (answered, bytes) = self.receive(length)?;
-        self.expect(cookie, answered)?;
-        Ok(bytes)
+        self.finish(cookie)?;
+        self.payload(length)
     }
 
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> NbdResult<()> {
-        self.transact(Command::Write, 0, offset, bytes.len() as u32, bytes)
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let cookie = self.send_write(offset, bytes, false)?;
+        self.finish(cookie)
     }
 
-    /// Writes through to stable storage.
-    pub fn write_fua(&mut self, offset: u64, bytes: &[u8]) -> NbdResult<()> {
-        self.transact(Command::Write, FUA, offset, bytes.len() as u32, bytes)
+    pub fn flush(&mut self) -> io::Result<()> {
+        let cookie = self.send_flush()?;
+        self.finish(cookie)
     }
 
-    pub fn flush(&mut self) -> NbdResult<()> {
-        self.transact(Command::Flush, 0, 0, 0, &[])
+    pub fn trim(&mut self, offset: u64, length: u32) -> io::Result<()> {
+        let cookie = self.send(Command::Trim, 0, offset, length, &[])?;
+        self.finish(cookie)
     }
 
-    pub fn trim(&mut self, offset: u64, length: u32) -> NbdResult<()> {
-        self.transact(Command::Trim, 0, offset, length, &[])
-    }
-
-    pub fn write_zeroes(&mut self, offset: u64, length: u32) -> NbdResult<()> {
-        self.transact(Command::WriteZeroes, 0, offset, length, &[])
+    pub fn write_zeroes(&mut self, offset: u64, length: u32) -> io::Result<()> {
+        let cookie = self.send(Command::WriteZeroes, 0, offset, length, &[])?;
+        self.finish(cookie)
     }
 
     /// Sends a read without waiting; the cookie of its answer.
-    pub fn send_read(&mut self, offset: u64, length: u32) -> NbdResult<u64> {
-        Ok(self.send(Command::Read, 0, offset, length, &[])?)
+    pub fn send_read(&mut self, offset: u64, length: u32) -> io::Result<u64> {
+        self.send(Command::Read, 0, offset, length, &[])
     }
 
-    /// Cookie and data of the next answer; `length`: of the data if it is good.
-    pub fn receive(&mut self, length: u32) -> NbdResult<(u64, Vec<u8>)> {
+    /// Sends reads of as many bytes each in one write, so that they reach the server together.
+    pub fn send_reads(&mut self, offsets: &[u64], length: u32) -> io::Result<Vec<u64>> {
+        let mut all = Vec::new();
+        let mut cookies = Vec::new();
+        for &offset in offsets {
+            all.extend(self.request(Command::Read, 0, offset, length, &[]));
+            cookies.push(self.cookie);
+        }
+        self.stream.write_all(&all)?;
+        Ok(cookies)
+    }
+
+    /// Sends a write without waiting; with `forced` it goes through to stable storage.
+    pub fn send_write(&mut self, offset: u64, bytes: &[u8], forced: bool) -> io::Result<u64> {
+        let flags = if forced { FUA } else { 0 };
+        self.send(Command::Write, flags, offset, bytes.len() as u32, bytes)
+    }
+
+    /// Sends a flush without waiting.
+    pub fn send_flush(&mut self) -> io::Result<u64> {
+        self.send(Command::Flush, 0, 0, 0, &[])
+    }
+
+    /// Cookie and error number of the next answer. The data of a good read follow: see [`payload`](Self::payload).
+    pub fn answer(&mut self) -> io::Result<(u64, u32)> {
         let mut head = [0; 16];
         self.stream.read_exact(&mut head)?;
         if u32::from_be_bytes(head[..4].try_into().unwrap()) != REPLY_MAGIC {
-            return Err(nonsense::<()>(format!("no reply: {head:?}")).unwrap_err().into());
+            return nonsense(format!("no reply: {head:?}"));
         }
         let error = u32::from_be_bytes(head[4..8].try_into().unwrap());
-        if error != 0 {
-            return Err(NbdError::Refused(error));
-        }
+        Ok((u64::from_be_bytes(head[8..].try_into().unwrap()), error))
+    }
+
+    /// Data of the read that was answered just now.
+    pub fn payload(&mut self, length: u32) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length as usize];
         self.stream.read_exact(&mut bytes)?;
-        Ok((u64::from_be_bytes(head[8..].try_into().unwrap()), bytes))
+        Ok(bytes)
     }
 
-    fn expect(&self, sent: u64, answered: u64) -> NbdResult<()> {
-        if sent == answered {
-            return Ok(());
+    fn finish(&mut self, sent: u64) -> io::Result<()> {
+        match self.answer()? {
+            (answered, _) if answered != sent => {
+                nonsense(format!("an answer to {answered} instead of {sent}"))
+            }
+            (_, 0) => Ok(()),
+            (_, error) => Err(io::Error::other(format!("NBD error {error}"))),
         }
-        Err(
-            nonsense::<()>(format!("an answer to {answered} instead of {sent}"))
-                .unwrap_err()
-                .into(),
-        )
-    }
-
-    fn transact(
-        &mut self,
-        command: Command,
-        flags: u16,
-        offset: u64,
-        length: u32,
-        payload: &[u8],
-    ) -> NbdResult<()> {
-        let cookie = self.send(command, flags, offset, length, payload)?;
-        let (answered, _) = self.receive(0)?;
-        self.expect(cookie, answered)
     }
 
     fn send(
@@ -186,6 +177,12 @@ impl Session {
         length: u32,
         payload: &[u8],
     ) -> io::Result<u64> {
+        let request = self.request(command, flags, offset, length, payload);
+        self.stream.write_all(&request)?;
+        Ok(self.cookie)
+    }
+
+    fn request(&mut self, command: Command, flags: u16, offset: u64, length: u32, payload: &[u8]) -> Vec<u8> {
         self.cookie += 1;
         let mut request = Vec::with_capacity(28 + payload.len());
         request.extend(REQUEST_MAGIC.to_be_bytes());
@@ -195,7 +192,6 @@ impl Session {
         request.extend(offset.to_be_bytes());
         request.extend(length.to_be_bytes());
         request.extend(payload);
-        self.stream.write_all(&request)?;
-        Ok(self.cookie)
+        request
     }
 }

@@ -89,7 +89,7 @@ impl Node {
             file += &format!(
                 "[volume.peer]\nnode-id = {peer_id}\nname = \"{peer}\"\naddress = \"{}\"\nconnect-int = 2\n\
                  ping-int = 2\ntimeout = 19\nping-timeout = 15\n",
-                SocketAddr::new(address, PEER_PORT)
+                peer_port(address)
             );
         }
         if !handlers.is_empty() {
@@ -100,7 +100,7 @@ impl Node {
 
     /// Where peers connect to.
     pub fn peer_port(&self) -> SocketAddr {
-        SocketAddr::new(self.settings.address, PEER_PORT)
+        peer_port(self.settings.address)
     }
 
     pub fn metrics_port(&self) -> SocketAddr {
@@ -167,6 +167,11 @@ impl Node {
         child.wait().unwrap();
     }
 
+    /// Whether it was started, and not ended by the test.
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// SIGTERM and a wait for the orderly end.
     #[track_caller]
     pub fn stop(&mut self) {
@@ -222,6 +227,14 @@ impl Node {
         });
     }
 
+    /// Takes the disk away, and waits until nobody uses it.
+    #[track_caller]
+    pub fn order_detach(&self) {
+        self.admin.order(&["detach"]).expect_code(0);
+        self.admin
+            .wait_for("detached", 20, |volume| volume.disk.state == "Diskless");
+    }
+
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -229,6 +242,11 @@ impl Node {
 
 /// Port of the replication link; every node has an address of its own.
 const PEER_PORT: u16 = 7789;
+
+/// Where the node with this address is reached by peers.
+pub fn peer_port(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, PEER_PORT)
+}
 
 impl Drop for Node {
     fn drop(&mut self) {

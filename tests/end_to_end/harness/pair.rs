@@ -2,6 +2,8 @@
 
 use super::admin::Admin;
 use super::disks;
+use super::history::History;
+use super::link::Link;
 use super::node::{Node, Settings};
 use mendblock::admin::schema::VolumeStatus;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +19,8 @@ pub struct Options {
     pub volume_keys: String,
     /// Handlers of both nodes.
     pub handlers: String,
+    /// The nodes talk over a [`Link`].
+    pub link: bool,
 }
 
 impl Default for Options {
@@ -25,6 +29,7 @@ impl Default for Options {
             disk_bytes: 64 << 20,
             volume_keys: String::new(),
             handlers: String::new(),
+            link: false,
         }
     }
 }
@@ -33,6 +38,8 @@ impl Default for Options {
 pub struct Pair {
     pub alice: Node,
     pub bob: Node,
+    /// The line between them, where the options asked for one.
+    pub link: Option<Link>,
     /// Lower disks and logs; below the target directory, since not every temporary file system can do direct I/O.
     pub disks: TempDir,
     // Sockets: a short path, for it must fit into an address of 108 bytes.
@@ -54,6 +61,12 @@ impl Pair {
         let disks = TempDir::with_prefix_in("pair-", env!("CARGO_TARGET_TMPDIR")).unwrap();
         let run = TempDir::with_prefix("mendblock-").unwrap();
         let (alice, bob) = (loopback(), loopback());
+        let (link, [to_alice, to_bob]) = if options.link {
+            let (link, addresses) = Link::between([alice, bob].map(super::node::peer_port));
+            (Some(link), addresses)
+        } else {
+            (None, [alice, bob])
+        };
         let settings = |name, id, address, peer| Settings {
             name,
             id,
@@ -65,15 +78,16 @@ impl Pair {
         };
         Self {
             alice: Node::new(
-                settings("alice", 0, alice, ("bob", 1, bob)),
+                settings("alice", 0, alice, ("bob", 1, to_bob)),
                 disks.path(),
                 run.path(),
             ),
             bob: Node::new(
-                settings("bob", 1, bob, ("alice", 0, alice)),
+                settings("bob", 1, bob, ("alice", 0, to_alice)),
                 disks.path(),
                 run.path(),
             ),
+            link,
             disks,
             _run: run,
         }
@@ -116,6 +130,15 @@ impl Pair {
         self.alice.stop();
         self.bob.stop();
         disks::assert_equal(&self.alice, &self.bob);
+    }
+
+    /// As [`stop_and_compare`](Self::stop_and_compare); and each disk holds what clients were told that it holds.
+    #[track_caller]
+    pub fn stop_and_check(&mut self, history: &History) {
+        self.stop_and_compare();
+        for node in [&self.alice, &self.bob] {
+            disks::assert_holds(node, history);
+        }
     }
 }
 

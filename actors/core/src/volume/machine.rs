@@ -91,6 +91,20 @@ pub struct CommandAnswer {
     pub exit_code: u8,
 }
 
+impl CommandAnswer {
+    /// DRBD's SS_CONCURRENT_ST_CHG: another command is running; the same one later may be done.
+    pub const BUSY: i32 = -19;
+
+    fn busy(running: &str, waits_for: &str) -> Self {
+        Self {
+            code: Self::BUSY,
+            text: format!("another command is running: {running} waits for {waits_for}"),
+            hint: None,
+            exit_code: 11,
+        }
+    }
+}
+
 /// What is wanted of the connection, seen by `PeerActor`: its facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkFact {

@@ -159,11 +159,7 @@ impl StatePart {
             Command::Detach { force: true } | Command::Disconnect { force: true }
         );
         if let Some(other) = self.running.as_ref().filter(|_| !forced) {
-            let answer = failure(format!(
-                "another command is running: {} waits for {}",
-                other.name(),
-                other.waits_for()
-            ));
+            let answer = CommandAnswer::busy(other.name(), other.waits_for());
             out.effect(StateEffect::Answer { id, answer });
             return;
         }

@@ -4,7 +4,7 @@ use super::world::*;
 use crate::bitmap::HealthHeader;
 use crate::configuration::OnIoError::Detach;
 use crate::part::PartName;
-use crate::volume::machine::{Command, ErrorKind};
+use crate::volume::machine::{Command, CommandAnswer, ErrorKind};
 use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
 use mendblock_net::wire::message::{Message, RequestedChange};
 use mendblock_storage::format::superblock::Flags;
@@ -32,6 +32,25 @@ fn promotion_is_durable_before_it_is_shown() {
     assert_eq!(world.answer(id).code, 1);
     let id = run(&mut world, PRIMARY);
     assert_eq!((world.answer(id).code, world.answer(id).exit_code), (2, 0));
+}
+
+/// Whoever gives orders by itself (a node at its start) has to know that the same order is worth a second try.
+#[test]
+fn a_command_beside_another_one_is_told_so() {
+    let mut world = World::connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    let promotion = run(&mut world, PRIMARY);
+    let connect = Command::Connect {
+        discard_my_data: false,
+    };
+    let busy = run(&mut world, connect.clone());
+    let answer = world.answer(busy);
+    assert_eq!((answer.code, answer.exit_code), (CommandAnswer::BUSY, 11));
+    assert!(answer.text.contains("promotion"), "{}", answer.text);
+    world.release(Kind::SuperblockWrite);
+    assert_eq!(world.answer(promotion).code, 1);
+    let again = run(&mut world, connect);
+    assert_eq!(world.answer(again).code, 125);
 }
 
 #[test]
