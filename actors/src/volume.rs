@@ -17,7 +17,7 @@ use mendblock_core::part::PartName;
 use mendblock_core::resync::Progress;
 use mendblock_core::snapshot::Snapshot;
 use mendblock_core::volume::machine::{Command, CommandAnswer, StateIn};
-use mendblock_metrics::VolumeMetrics;
+use mendblock_metrics::{PeerMetrics, VolumeMetrics};
 use mendblock_net::transport::TcpOptions;
 use mendblock_storage::buffer::{BufferPool, PoolSizes};
 use mendblock_storage::device::fault::FaultHandle;
@@ -112,6 +112,15 @@ impl Actors {
             .copied()
             .collect()
     }
+}
+
+/// Metrics of a volume.
+#[derive(Clone)]
+pub struct Meters {
+    /// Its own.
+    pub volume: Arc<VolumeMetrics>,
+    /// Those of its peer, if it has one.
+    pub peer: Option<PeerMetrics>,
 }
 
 enum Order {
@@ -218,9 +227,9 @@ impl Volumes {
         setup: VolumeSetup,
         clock: Clock,
         events: broadcast::Sender<Arc<Happened>>,
-        metrics: Arc<VolumeMetrics>,
+        meters: Meters,
     ) -> Result<VolumeHandle, StartError> {
-        let volume = Rc::new(start(setup, clock, events, metrics)?);
+        let volume = Rc::new(start(setup, clock, events, meters)?);
         let handle = volume.handle.clone();
         self.0.borrow_mut().insert(handle.name().to_owned(), volume);
         Ok(handle)
@@ -242,7 +251,7 @@ fn start(
     setup: VolumeSetup,
     clock: Clock,
     events: broadcast::Sender<Arc<Happened>>,
-    metrics: Arc<VolumeMetrics>,
+    meters: Meters,
 ) -> Result<Volume, StartError> {
     let name = setup.configuration.volume.clone();
     let (health, _) = HealthFiles::open(&setup.state_dir, &name)?;
@@ -251,7 +260,9 @@ fn start(
     let (bad_sender, bad_blocks) = watch::channel(Arc::default());
     let (progress_sender, progress) = watch::channel(None);
     let actors = Actors::default();
-    let counters = Arc::new(Counters::new(metrics));
+    let handler_metrics = Arc::clone(&meters.volume);
+    let counters = Arc::new(Counters::new(meters.volume, meters.peer, clock));
+    let peer_counters = Arc::clone(&counters);
     let disk_counters = Arc::clone(&counters);
     let (disk, faults, disk_pool) = (setup.disk.clone(), setup.faults.clone(), pool.clone());
     let (address, tcp, peer_pool) = (setup.peer, setup.tcp.clone(), pool.clone());
@@ -266,8 +277,13 @@ fn start(
                 Arc::clone(&disk_counters),
             )
         }),
-        peer: Box::new(move |actor| PeerPort::new(address, tcp.clone(), peer_pool.clone(), actor)),
-        helper: Box::new(move |actor| HelperPort::new(Arc::clone(&handlers), actor)),
+        peer: Box::new(move |actor| {
+            let counters = Arc::clone(&peer_counters);
+            PeerPort::new(address, tcp.clone(), peer_pool.clone(), actor, counters)
+        }),
+        helper: Box::new(move |actor| {
+            HelperPort::new(Arc::clone(&handlers), actor, Arc::clone(&handler_metrics))
+        }),
         health,
         counters: Arc::clone(&counters),
         snapshot: snapshot_sender,

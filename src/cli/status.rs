@@ -139,8 +139,9 @@ impl Paragraph<'_> {
         self.line(
             4,
             &format!(
-                "resync: {} KiB left at {rate} KiB/s, {eta}{failed}",
-                resync.left_bytes / 1024
+                "resync: {} of {} KiB left at {rate} KiB/s, {eta}{failed}",
+                resync.left_bytes / 1024,
+                resync.total_bytes / 1024
             ),
         );
     }

@@ -324,6 +324,7 @@ fn resyncing() -> VolumeStatus {
                 resync_suspended: vec!["peer".into()],
                 resync: Some(ResyncProgress {
                     done_percent: 37.2,
+                    total_bytes: 2 << 20,
                     left_bytes: 1 << 20,
                     rate_bytes_per_second: 2 << 20,
                     eta_seconds: Some(75.0),
@@ -386,7 +387,7 @@ fn status_is_drbds_paragraph_with_causes_waits_and_remedies() {
         detaching: D8 writing the bitmap, as long as it makes progress
       bob role:Secondary
         replication:SyncSource peer-disk:Inconsistent resync-suspended:peer done:37.20
-        resync: 1024 KiB left at 2048 KiB/s, 1 min 15 s to go
+        resync: 1024 of 2048 KiB left at 2048 KiB/s, 1 min 15 s to go
       carol connection:Connecting
         cause: no answer to a ping, 1 min 40 s ago
       dave connection:StandAlone

@@ -1,13 +1,12 @@
 //! Metrics of a running node: gauges follow the snapshots once a second, counters count where things happen.
 
 use crate::configuration::Configuration;
-use mendblock_actors::volume::{ActorStatus, VolumeHandle};
+use mendblock_actors::volume::{ActorStatus, Meters, VolumeHandle};
 use mendblock_core::part::PartName;
 use mendblock_core::snapshot::Snapshot;
-use mendblock_core::volume::state::{DetachCause, DisklessReason};
 use mendblock_metrics::{
-    ActorMetrics, DeathCause, DetachCause as Cause, Exporter, ExporterError, NodeMetrics, PeerLabels,
-    PeerMetrics, VolumeLabels, VolumeMetrics,
+    ActorMetrics, DeathCause, Exporter, ExporterError, NodeMetrics, PeerLabels, PeerMetrics, VolumeLabels,
+    VolumeMetrics,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,8 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Default)]
 struct Seen {
     actors: BTreeMap<PartName, ActorStatus>,
-    diskless: Option<DisklessReason>,
-    connected: bool,
 }
 
 struct VolumeSet {
@@ -75,8 +72,14 @@ impl NodeMetricsSet {
     }
 
     /// Handles of each volume, in the configuration's order.
-    pub fn volumes(&self) -> Vec<Arc<VolumeMetrics>> {
-        self.volumes.iter().map(|set| Arc::clone(&set.volume)).collect()
+    pub fn volumes(&self) -> Vec<Meters> {
+        self.volumes
+            .iter()
+            .map(|set| Meters {
+                volume: Arc::clone(&set.volume),
+                peer: set.peer.clone(),
+            })
+            .collect()
     }
 
     /// Brings the gauges up to date and lets the recorder tidy up.
@@ -98,7 +101,7 @@ impl VolumeSet {
     fn tick(&self, handle: &VolumeHandle) {
         let counters = &handle.counters;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
-        let out_of_sync = load(&counters.out_of_sync_blocks) * 4096.0;
+        let out_of_sync = counters.out_of_sync_blocks() as f64 * 4096.0;
         self.volume.out_of_sync_bytes.set(out_of_sync);
         self.volume.requests_pending.set(load(&counters.upper_pending));
         self.volume.disk_pending.set(load(&counters.lower_pending));
@@ -107,21 +110,13 @@ impl VolumeSet {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.actors(handle, &mut seen);
         if let Some(snapshot) = handle.last() {
-            self.snapshot(&snapshot, &mut seen);
+            self.snapshot(&snapshot);
             if let Some(peer) = self.peer.as_ref() {
                 peer.out_of_sync_bytes.set(out_of_sync);
-                let progress = handle.progress.borrow().unwrap_or_default();
-                let running = snapshot.vector.connection.is_resync();
-                peer.resync_size_bytes.set(if running {
-                    progress.total as f64 * 4096.0
-                } else {
-                    0.0
-                });
-                peer.resync_left_bytes.set(if running {
-                    progress.left as f64 * 4096.0
-                } else {
-                    0.0
-                });
+                let progress = super::status::progress(handle, &snapshot);
+                let (total, left) = progress.map_or((0, 0), |progress| (progress.total, progress.left));
+                peer.resync_size_bytes.set(total as f64 * 4096.0);
+                peer.resync_left_bytes.set(left as f64 * 4096.0);
             }
         }
     }
@@ -151,7 +146,7 @@ impl VolumeSet {
         }
     }
 
-    fn snapshot(&self, snapshot: &Snapshot, seen: &mut Seen) {
+    fn snapshot(&self, snapshot: &Snapshot) {
         let vector = snapshot.vector;
         self.volume.size_bytes.set(snapshot.volume_sectors as f64 * 512.0);
         self.volume.set_role(&vector.role.to_string());
@@ -163,41 +158,6 @@ impl VolumeSet {
             peer.set_state(&vector.connection.to_string());
             peer.set_role(&vector.peer_role.to_string());
             peer.set_disk_state(&vector.peer_disk.to_string());
-            let connected = vector.connection.is_connected_or_better();
-            if seen.connected && !connected {
-                peer.losses.increment(1);
-            }
-            seen.connected = connected;
         }
-        let diskless = snapshot.reasons.diskless;
-        if diskless != seen.diskless
-            && let Some(DisklessReason::Detached { cause, .. }) = diskless
-        {
-            self.volume.detached(cause_word(cause));
-        }
-        seen.diskless = diskless;
-    }
-}
-
-fn cause_word(cause: DetachCause) -> Cause {
-    match cause {
-        DetachCause::Admin => Cause::Admin,
-        DetachCause::ReadError => Cause::ReadError,
-        DetachCause::WriteError => Cause::WriteError,
-        DetachCause::FlushError => Cause::FlushError,
-        DetachCause::MetaData(_) => Cause::MetaData,
-        DetachCause::DeviceGone => Cause::DeviceGone,
-        DetachCause::NoSpace => Cause::NoSpace,
-        DetachCause::ReadOnly => Cause::ReadOnly,
-        DetachCause::Alignment => Cause::Alignment,
-        DetachCause::Shrunk => Cause::Shrunk,
-        DetachCause::Timeout { .. } => Cause::Timeout,
-        DetachCause::TooManyBad => Cause::TooManyBad,
-        DetachCause::HealFailed => Cause::HealFailed,
-        DetachCause::HealBudgetHour | DetachCause::HealBudgetTotal => Cause::HealBudget,
-        DetachCause::HealDoesNotHold => Cause::HealDoesNotHold,
-        DetachCause::Attach => Cause::Attach,
-        DetachCause::NegotiationRefused => Cause::NegotiationRefused,
-        DetachCause::DriverFailed => Cause::DriverFailed,
     }
 }

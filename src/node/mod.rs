@@ -18,7 +18,7 @@ use crate::cli::NodeArguments;
 use crate::configuration::Configuration;
 use mendblock_actors::clock::Clock;
 use mendblock_actors::facts::Happened;
-use mendblock_actors::volume::{VolumeHandle, VolumeSetup, Volumes};
+use mendblock_actors::volume::{Meters, VolumeHandle, VolumeSetup, Volumes};
 use mendblock_core::volume::machine::{Command, CommandAnswer};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -113,7 +113,7 @@ fn logging(filter: &str) {
 /// Starts the volumes on the data Arbiter and waits until they exist.
 async fn start_volumes(
     arbiter: &actix::Arbiter,
-    setups: Vec<(VolumeSetup, Arc<mendblock_metrics::VolumeMetrics>)>,
+    setups: Vec<(VolumeSetup, Meters)>,
     listeners: serve::Listeners,
     clock: Clock,
     events: &broadcast::Sender<Arc<Happened>>,
@@ -123,9 +123,9 @@ async fn start_volumes(
     let run = move || async move {
         let volumes = Volumes::default();
         let mut handles = Vec::new();
-        for (setup, metrics) in setups {
+        for (setup, meters) in setups {
             let name = setup.configuration.volume.clone();
-            match volumes.start(setup, clock, events.clone(), metrics) {
+            match volumes.start(setup, clock, events.clone(), meters) {
                 Ok(handle) => handles.push(handle),
                 Err(source) => {
                     let _ = sender.send(Err(NodeError::Volume { volume: name, source }));

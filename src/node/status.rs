@@ -3,7 +3,7 @@
 use super::Node;
 use crate::admin::schema::{
     ActorStatus, ConnectionStatus, DetachProgress, DiskStatus, Generations, IoCounters, NodeStatus,
-    ResyncProgress, Status, VolumeStatus, Wait,
+    ReplicationCounters, ResyncProgress, Status, VolumeStatus, Wait,
 };
 use crate::configuration::VolumeConfiguration;
 use mendblock_actors::volume::VolumeHandle;
@@ -67,7 +67,7 @@ pub fn volume(handle: &VolumeHandle, configuration: &VolumeConfiguration, now: f
     status.role = vector.role.to_string();
     status.suspended = suspended(vector.suspended);
     status.size_bytes = snapshot.volume_sectors * 512;
-    status.out_of_sync_bytes = handle.counters.out_of_sync_blocks.load(Ordering::Relaxed) * 4096;
+    status.out_of_sync_bytes = handle.counters.out_of_sync_blocks() * 4096;
     status.disk = disk(handle, configuration, &snapshot, now);
     status.generations = generations(&snapshot);
     status.waits = snapshot
@@ -188,37 +188,64 @@ fn connection(handle: &VolumeHandle, name: &str, node_id: u8, snapshot: &Snapsho
         role: vector.peer_role.to_string(),
         peer_disk: vector.peer_disk.to_string(),
         resync_suspended: paused(vector.paused),
-        resync: vector.connection.is_resync().then(|| resync(handle)),
-        ..ConnectionStatus::default()
+        resync: progress(handle, snapshot).map(resync),
+        replication: replication(handle),
     }
 }
 
-/// The target knows its progress; the source tells it from its bits.
-fn resync(handle: &VolumeHandle) -> ResyncProgress {
-    let bits = handle.counters.out_of_sync_blocks.load(Ordering::Relaxed);
-    let begun = handle
-        .counters
-        .resync_total_blocks
-        .load(Ordering::Relaxed)
-        .max(bits);
-    let estimate = Progress {
-        total: begun,
+/// Progress of the resync that runs. The target plans it; the source tells it from its bits.
+pub fn progress(handle: &VolumeHandle, snapshot: &Snapshot) -> Option<Progress> {
+    let vector = snapshot.vector;
+    if !vector.connection.is_resync() {
+        return None;
+    }
+    let bits = handle.counters.out_of_sync_blocks();
+    let paused = vector.paused.any();
+    let unknown = Progress {
+        total: bits,
         left: bits,
-        failed: 0,
-        rate: 0,
+        ..Progress::default()
     };
-    let progress = handle.progress.borrow().unwrap_or(estimate);
-    // The planner tells what it has ordered; the bits tell what is done.
-    let left = progress.left.min(bits);
-    let total = progress.total.max(progress.left).max(1);
-    let rate = progress.rate * 1024;
+    let planned = *handle.progress.borrow();
+    let progress = planned
+        .or_else(|| handle.counters.source_progress(paused))
+        .unwrap_or(unknown);
+    Some(Progress {
+        total: progress.total.max(progress.left),
+        // The planner tells what it knew at its last look; the bits tell what is done.
+        left: progress.left.min(bits),
+        ..progress
+    })
+}
+
+fn resync(progress: Progress) -> ResyncProgress {
+    let Progress {
+        total,
+        left,
+        failed,
+        rate,
+    } = progress;
+    let rate = rate * 1024;
     ResyncProgress {
-        done_percent: 100.0 * (total - left) as f64 / total as f64,
+        done_percent: 100.0 * (total - left) as f64 / total.max(1) as f64,
         total_bytes: total * 4096,
         left_bytes: left * 4096,
-        failed_bytes: progress.failed * 4096,
+        failed_bytes: failed * 4096,
         rate_bytes_per_second: rate,
         eta_seconds: (rate > 0).then(|| (left * 4096) as f64 / rate as f64),
+    }
+}
+
+fn replication(handle: &VolumeHandle) -> ReplicationCounters {
+    let counters = &handle.counters.peer;
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    ReplicationCounters {
+        sent_bytes: load(&counters.sent_bytes),
+        received_bytes: load(&counters.received_bytes),
+        pending: load(&counters.pending),
+        unacknowledged: load(&counters.unacknowledged),
+        barriers: load(&counters.barriers),
+        connection_losses: load(&counters.losses),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::identity::{ClientId, ConnectionNumber, ErrorNumber};
 use crate::part::PartName;
-use crate::volume::state::StateVector;
+use crate::volume::state::{DetachCause, StateVector};
 use mendblock_storage::units::{BlockRange, SectorRange};
 
 /// One fact.
@@ -28,6 +28,18 @@ pub enum Fact {
         range: Option<SectorRange>,
         /// Linux errno.
         errno: i32,
+    },
+    /// A lower-disk operation did not end in time.
+    DiskTimeout {
+        /// `read`, `write`, `flush` or `meta`.
+        operation: &'static str,
+        /// How old it is.
+        milliseconds: u64,
+    },
+    /// The own disk was given up: it is Diskless.
+    DiskGivenUp {
+        /// Why.
+        cause: DetachCause,
     },
     /// A read that failed here was answered with the peer's data.
     ReadServedByPeer {

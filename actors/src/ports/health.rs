@@ -142,9 +142,7 @@ impl Port<BitmapEffect> for HealthPort {
                     });
                 }
                 BitmapEffect::SetBits(count) => {
-                    self.counters
-                        .out_of_sync_blocks
-                        .store(count, std::sync::atomic::Ordering::Relaxed);
+                    self.counters.set_out_of_sync(count);
                 }
                 BitmapEffect::Publish(bad) => {
                     self.bad_blocks.send_replace(bad);

@@ -4,6 +4,7 @@ use crate::handle::Handle;
 use crate::shell::Port;
 use mendblock_core::helper::{Handler, HelperEffect, HelperIn, HelperPart};
 use mendblock_core::identity::Query;
+use mendblock_metrics::VolumeMetrics;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -25,16 +26,22 @@ pub struct HandlerConfiguration {
 pub struct HelperPort {
     configuration: Arc<HandlerConfiguration>,
     actor: Handle<HelperPart>,
+    metrics: Arc<VolumeMetrics>,
     groups: Rc<RefCell<BTreeMap<Query, i32>>>,
     started: Rc<RefCell<BTreeSet<Query>>>,
 }
 
 impl HelperPort {
     /// For these handlers.
-    pub fn new(configuration: Arc<HandlerConfiguration>, actor: Handle<HelperPart>) -> Self {
+    pub fn new(
+        configuration: Arc<HandlerConfiguration>,
+        actor: Handle<HelperPart>,
+        metrics: Arc<VolumeMetrics>,
+    ) -> Self {
         Self {
             configuration,
             actor,
+            metrics,
             groups: Rc::default(),
             started: Rc::default(),
         }
@@ -81,6 +88,7 @@ impl HelperPort {
                 }]);
             }
             Ok(mut child) => {
+                self.metrics.handler_ran(handler.name());
                 if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
                     self.groups.borrow_mut().insert(query, pid);
                 }

@@ -1,6 +1,7 @@
 //! Sockets to the peer: each has a reading task, a queue of frames to send, and a number. They are closed when a new
 //! `PeerActor` begins (its predecessor's connection counts as lost).
 
+use crate::counters::Counters;
 use crate::handle::Handle;
 use crate::shell::Port;
 use mendblock_core::peer::{PeerEffect, PeerFrame, PeerIn, PeerPart};
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -34,6 +36,7 @@ struct Inner {
     options: TcpOptions,
     pool: BufferPool,
     actor: Handle<PeerPart>,
+    counters: Arc<Counters>,
     next: u64,
     sockets: BTreeMap<u64, Socket>,
     dialling: Option<JoinHandle<()>>,
@@ -45,12 +48,19 @@ pub struct PeerPort(Rc<RefCell<Inner>>);
 
 impl PeerPort {
     /// For a peer at this address.
-    pub fn new(address: SocketAddr, options: TcpOptions, pool: BufferPool, actor: Handle<PeerPart>) -> Self {
+    pub fn new(
+        address: SocketAddr,
+        options: TcpOptions,
+        pool: BufferPool,
+        actor: Handle<PeerPart>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             address,
             options,
             pool,
             actor,
+            counters,
             next: 0,
             sockets: BTreeMap::new(),
             dialling: None,
@@ -65,6 +75,7 @@ impl PeerPort {
     /// Closes every socket: a new peer part begins.
     pub fn close_all(&self) {
         let mut inner = self.0.borrow_mut();
+        inner.counters.peer.measured(0, 0, &[]);
         if let Some(dialling) = inner.dialling.take() {
             dialling.abort();
         }
@@ -143,13 +154,16 @@ impl PeerPort {
 
     fn send(&self, number: u64, frames: Vec<PeerFrame>) {
         let mut inner = self.0.borrow_mut();
+        let counters = Arc::clone(&inner.counters);
         let Some(socket) = inner.sockets.get_mut(&number) else {
             return;
         };
         let mut failed = None;
         for frame in frames {
-            if let Err(error) = socket.writer.push(&frame.message, frame.payload) {
-                failed = Some(format!("a message could not be encoded: {error}"));
+            let bytes = payload_bytes(&frame);
+            match socket.writer.push(&frame.message, frame.payload) {
+                Ok(()) => counters.peer.sent(&frame.message, bytes),
+                Err(error) => failed = Some(format!("a message could not be encoded: {error}")),
             }
         }
         let flushed = socket.writer.try_flush();
@@ -202,9 +216,13 @@ impl PeerPort {
 }
 
 async fn read(port: PeerPort, number: u64, mut reader: Reader<BufferMut>) {
-    let (pool, actor) = {
+    let (pool, actor, counters) = {
         let inner = port.0.borrow();
-        (inner.pool.clone(), inner.actor.clone())
+        (
+            inner.pool.clone(),
+            inner.actor.clone(),
+            Arc::clone(&inner.counters),
+        )
     };
     loop {
         match reader
@@ -214,6 +232,9 @@ async fn read(port: PeerPort, number: u64, mut reader: Reader<BufferMut>) {
             Ok(batch) => {
                 let starved = batch.starved.is_some();
                 let frames: Vec<PeerFrame> = batch.frames.into_iter().map(frozen).collect();
+                for frame in &frames {
+                    counters.peer.received(&frame.message, payload_bytes(frame));
+                }
                 if !frames.is_empty() {
                     actor.deliver(vec![PeerIn::Received {
                         socket: number,
@@ -231,6 +252,10 @@ async fn read(port: PeerPort, number: u64, mut reader: Reader<BufferMut>) {
             }
         }
     }
+}
+
+fn payload_bytes(frame: &PeerFrame) -> u64 {
+    frame.payload.as_ref().map_or(0, |payload| payload.len() as u64)
 }
 
 /// Data that a client or a resync waits for comes out of their shares: a peer's writes must not starve it.
@@ -295,6 +320,14 @@ impl Port<PeerEffect> for PeerPort {
                 PeerEffect::Dial => self.dial(),
                 PeerEffect::Send { socket, frames, .. } => self.send(socket, frames),
                 PeerEffect::Close { socket, flush } => self.close(socket, flush),
+                PeerEffect::Measured {
+                    pending,
+                    unacknowledged,
+                    writes,
+                } => {
+                    let counters = Arc::clone(&self.0.borrow().counters);
+                    counters.peer.measured(pending, unacknowledged, &writes);
+                }
             }
         }
     }

@@ -127,16 +127,13 @@ pub enum DeathCause {
     Stopped,
     /// It hung, and was aborted.
     Hung,
-    /// Its Arbiter was lost.
-    ArbiterLost,
 }
 
 impl DeathCause {
-    const ALL: [(Self, &'static str); 4] = [
+    const ALL: [(Self, &'static str); 3] = [
         (Self::Panicked, "panicked"),
         (Self::Stopped, "stopped"),
         (Self::Hung, "hung"),
-        (Self::ArbiterLost, "arbiter_lost"),
     ];
 }
 

@@ -95,8 +95,8 @@ impl Link {
     }
 
     /// A frame that concerns data arrived.
-    pub fn received(&mut self, message: &Message) {
-        self.outstanding.received(message);
+    pub fn received(&mut self, message: &Message, now: Instant) {
+        self.outstanding.received(message, now);
         self.owed.received(message);
     }
 
@@ -145,6 +145,12 @@ impl Link {
                 });
             }
         }
+    }
+
+    /// Requests of ours and of the peer that are open, and how long acknowledged writes took since the last call, ns.
+    pub fn measured(&mut self) -> (u64, u64, Vec<u64>) {
+        let (pending, owed) = (self.outstanding.count(), self.owed.count());
+        (pending as u64, owed as u64, self.outstanding.take_writes())
     }
 
     /// The socket's queue was reported.

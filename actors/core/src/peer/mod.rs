@@ -129,4 +129,13 @@ pub enum PeerEffect {
         /// Send what is queued (a refusal) first.
         flush: bool,
     },
+    /// For the metrics: what is open over the connection now, and what was acknowledged since the last time.
+    Measured {
+        /// Requests sent whose answer is outstanding.
+        pending: u64,
+        /// Requests received and not answered.
+        unacknowledged: u64,
+        /// How long mirrored writes that the peer acknowledged took since they were sent, ns.
+        writes: Vec<u64>,
+    },
 }

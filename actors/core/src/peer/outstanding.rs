@@ -50,23 +50,30 @@ fn for_each_answered(message: &Message, mut done: impl FnMut(Key)) {
 #[derive(Debug, Default)]
 pub(super) struct Outstanding {
     open: BTreeMap<Key, Instant>,
-    /// In the order sent; an entry that is no longer open is dropped when it comes to the front.
+    /// In the order sent; an entry that is no longer open is dropped when it comes to the front. Resync requests are not in
+    /// it.
     sent: VecDeque<(Key, Instant)>,
+    /// How long acknowledged writes took, ns, since this was last taken.
+    writes: Vec<u64>,
 }
 
 impl Outstanding {
     /// A frame is sent.
     pub fn sent(&mut self, message: &Message, now: Instant) {
-        if let Some(key) = asked(message).filter(|key| !matches!(key, Key::Resync(_))) {
-            self.open.insert(key, now);
+        let Some(key) = asked(message) else { return };
+        self.open.insert(key, now);
+        if !matches!(key, Key::Resync(_)) {
             self.sent.push_back((key, now));
         }
     }
 
     /// A frame arrived.
-    pub fn received(&mut self, message: &Message) {
+    pub fn received(&mut self, message: &Message, now: Instant) {
+        let acknowledged = matches!(message, Message::WriteAcks { .. });
         for_each_answered(message, |key| {
-            self.open.remove(&key);
+            if let Some(at) = self.open.remove(&key).filter(|_| acknowledged) {
+                self.writes.push(now.0.saturating_sub(at.0));
+            }
         });
         while let Some((key, at)) = self.sent.front() {
             if self.open.get(key) == Some(at) {
@@ -74,6 +81,16 @@ impl Outstanding {
             }
             self.sent.pop_front();
         }
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// How long acknowledged writes took, ns, since the last call.
+    pub fn take_writes(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.writes)
     }
 
     /// Since when the oldest one waits.

@@ -40,6 +40,8 @@ pub struct PeerPart {
     last_down: Option<(ConnectionNumber, DownReason, String)>,
     /// Why the volume is StandAlone: told to a peer that dials.
     alone: Option<DisconnectReason>,
+    /// Open requests of both sides when they were last told to the metrics.
+    measured: (u64, u64),
 }
 
 impl PeerPart {
@@ -67,6 +69,7 @@ impl PeerPart {
             loss: None,
             last_down: None,
             alone: None,
+            measured: (0, 0),
         }
     }
 
@@ -196,7 +199,7 @@ impl PeerPart {
             agreement,
             cx.now,
         ));
-        self.take_up(out);
+        self.take_up(cx.now, out);
     }
 
     fn refuse(&self, socket: u64, reason: String, for_good: bool, out: &mut Out) {
@@ -219,7 +222,7 @@ impl PeerPart {
     }
 
     /// The connection is told to the others, unless `VolumeActor` still works on the loss of the one before.
-    fn take_up(&mut self, out: &mut Out) {
+    fn take_up(&mut self, now: Instant, out: &mut Out) {
         let Some(link) = self.link.as_mut().filter(|link| !link.up && self.loss.is_none()) else {
             return;
         };
@@ -229,7 +232,7 @@ impl PeerPart {
         out.send(To::Volume(VolumeIn::WindowOpen { connection, bytes }));
         let parked = std::mem::take(&mut link.parked);
         out.send(To::State(StateIn::Link(up_fact(link))));
-        self.route(parked, out);
+        self.route(parked, now, out);
     }
 
     fn received(&mut self, socket: u64, mut frames: Vec<PeerFrame>, cx: &Context<'_>, out: &mut Out) {
@@ -262,7 +265,7 @@ impl PeerPart {
                 _ => rest.push(frame),
             }
         }
-        if !self.route(rest, out) {
+        if !self.route(rest, cx.now, out) {
             let text = "the peer sent data before the connection was established".to_owned();
             end = Some((DownReason::ProtocolError, text, false));
         }
@@ -301,7 +304,7 @@ impl PeerPart {
     }
 
     /// Hands frames of the connection to the parts they are for, or parks them; false: too many are parked.
-    fn route(&mut self, frames: Vec<PeerFrame>, out: &mut Out) -> bool {
+    fn route(&mut self, frames: Vec<PeerFrame>, now: Instant, out: &mut Out) -> bool {
         let Some(link) = self.link.as_mut() else {
             return true;
         };
@@ -311,7 +314,7 @@ impl PeerPart {
         let mut batch = Batch::new(link.connection);
         let mut send = |message| out.send(message);
         for frame in frames {
-            link.received(&frame.message);
+            link.received(&frame.message, now);
             batch.add(frame, &mut send);
         }
         batch.finish(&mut send);
@@ -454,6 +457,19 @@ impl PeerPart {
         }
     }
 
+    /// Tells the metrics what has changed.
+    fn measure(&mut self, out: &mut Out) {
+        let (pending, unacknowledged, writes) = self.link.as_mut().map_or((0, 0, Vec::new()), Link::measured);
+        if !writes.is_empty() || self.measured != (pending, unacknowledged) {
+            self.measured = (pending, unacknowledged);
+            out.effect(PeerEffect::Measured {
+                pending,
+                unacknowledged,
+                writes,
+            });
+        }
+    }
+
     fn clocks(&mut self, cx: &mut Context<'_>, out: &mut Out) {
         let late: Vec<u64> = self
             .handshakes
@@ -525,7 +541,7 @@ impl Part for PeerPart {
             PeerIn::LossRetired { connection } => {
                 if self.loss == Some(connection) {
                     self.loss = None;
-                    self.take_up(out);
+                    self.take_up(cx.now, out);
                 }
             }
             PeerIn::SocketUp {
@@ -554,11 +570,13 @@ impl Part for PeerPart {
             }
         }
         self.dial_if_due(cx, out);
+        self.measure(out);
     }
 
     fn wake(&mut self, cx: &mut Context<'_>, out: &mut Out) {
         self.begin(out);
         self.clocks(cx, out);
+        self.measure(out);
     }
 
     fn wake_at(&self) -> Option<Instant> {

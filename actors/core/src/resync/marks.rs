@@ -8,7 +8,7 @@ const MARK_MS: u64 = 3000;
 
 /// The marks: when, and how many bits were left.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Marks(VecDeque<(Instant, u64)>);
+pub struct Marks(VecDeque<(Instant, u64)>);
 
 impl Marks {
     /// Forgets all, so that a pause does not count.

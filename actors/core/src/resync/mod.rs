@@ -4,6 +4,7 @@ mod marks;
 mod part;
 pub mod rate;
 
+pub use marks::Marks;
 pub use part::ResyncPart;
 
 use crate::identity::{PartGeneration, Query};

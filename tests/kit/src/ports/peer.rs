@@ -15,6 +15,7 @@ impl World {
             }
             PeerEffect::Send { socket, frames, .. } => self.queue_frames(node, socket, frames),
             PeerEffect::Close { socket, flush } => self.close(node, socket, flush),
+            PeerEffect::Measured { .. } => {}
         }
     }
 

@@ -676,3 +676,49 @@ fn the_window_opens_again_as_data_leaves() {
     assert_eq!(queued(&mut bench, 100 << 10), Some(924 << 10));
     assert_eq!(queued(&mut bench, 0), None, "said once");
 }
+
+/// What `PeerEffect::Measured` said last: pending, unacknowledged, durations in ms.
+fn measured(bench: &Bench) -> Option<(u64, u64, Vec<u64>)> {
+    bench.out.effects.iter().find_map(|effect| match effect {
+        PeerEffect::Measured {
+            pending,
+            unacknowledged,
+            writes,
+        } => Some((
+            *pending,
+            *unacknowledged,
+            writes.iter().map(|nanoseconds| nanoseconds / 1_000_000).collect(),
+        )),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_is_open_and_how_long_writes_took_is_measured() {
+    let (mut bench, connection) = Bench::connected();
+    bench.send(connection, vec![write(1), write(2)], 0);
+    assert_eq!(measured(&bench), Some((2, 0, vec![])));
+    let resync = Message::ResyncRead {
+        request: 7,
+        range: SectorRange::new(0, 8).unwrap(),
+    };
+    bench.send(connection, vec![resync.clone()], 0);
+    assert_eq!(measured(&bench), Some((3, 0, vec![])));
+    bench.now = 30;
+    let requests = vec![1];
+    bench.receive(vec![Message::WriteAcks { requests }]);
+    assert_eq!(measured(&bench), Some((2, 0, vec![30])));
+    // A write that failed says nothing about how long a write takes.
+    bench.receive(vec![Message::WriteNack { request: 2, errno: 5 }]);
+    assert_eq!(measured(&bench), Some((1, 0, vec![])));
+    bench.receive(vec![resync]);
+    assert_eq!(measured(&bench), Some((1, 1, vec![])));
+    bench.receive(vec![Message::Ping { number: 1 }]);
+    assert_eq!(measured(&bench), None, "nothing has changed");
+    bench.on(PeerIn::SocketDown {
+        socket: SOCKET,
+        text: "gone".to_owned(),
+        protocol_error: false,
+    });
+    assert_eq!(measured(&bench), Some((0, 0, vec![])));
+}

@@ -90,6 +90,7 @@ impl Pair {
 
     fn carry_out(&mut self, node: usize, effect: PeerEffect) {
         match effect {
+            PeerEffect::Measured { .. } => {}
             PeerEffect::Dial if self.dials_fail => self.step(
                 node,
                 Some(PeerIn::DialFailed {

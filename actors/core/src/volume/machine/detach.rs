@@ -658,10 +658,9 @@ impl StatePart {
         self.fact(&format!("detached: {}", shown.cause), out, |v| {
             v.disk = DiskState::Diskless
         });
-        out.fact(Fact::Step {
-            step: "D11",
-            outcome: format!("Diskless: {}", shown.cause),
-        });
+        out.fact(Fact::DiskGivenUp { cause: shown.cause });
+        let outcome = format!("Diskless: {}", shown.cause);
+        out.fact(Fact::Step { step: "D11", outcome });
         out.send(To::Disk(DiskIn::Close));
         for command in self
             .detach

@@ -311,6 +311,10 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
+        out.fact(Fact::DiskTimeout {
+            operation,
+            milliseconds: age,
+        });
         let vector = *self.vector();
         let peer_has_it =
             vector.connection.is_connected_or_better() && vector.peer_disk == DiskState::UpToDate;

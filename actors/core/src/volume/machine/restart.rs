@@ -162,10 +162,12 @@ impl StatePart {
         if self.vector().disk.is_usable() {
             self.begin_detach(DetachCause::DriverFailed, false, cx, out);
         } else if self.vector().disk != DiskState::Diskless {
+            let cause = DetachCause::DriverFailed;
             self.current.reasons.diskless = Some(DisklessReason::Detached {
-                cause: DetachCause::DriverFailed,
+                cause,
                 second_cause: None,
             });
+            out.fact(Fact::DiskGivenUp { cause });
         }
     }
 
