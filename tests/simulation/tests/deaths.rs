@@ -83,6 +83,28 @@ fn any_parts_die_under_load() {
     });
 }
 
+#[test]
+fn parts_die_on_both_sides_of_a_resync() {
+    each_seed("parts_die_on_both_sides_of_a_resync", 8, |seed| {
+        let mut world = World::synced(seed, 16 << 20, OnIoError::Detach);
+        let load = Load::new(&mut world, 0, 2);
+        for _ in 0..3 {
+            load.run(&mut world, 10);
+            world.run_until("they are well", 600_000, World::is_healthy);
+            world.order(1, Command::Invalidate);
+            let (pause, other) = (world.random.u64(1..2_000), world.random.u64(0..5));
+            world.run_for(pause);
+            let name = SINGLE[world.random.usize(0..SINGLE.len())];
+            world.kill(0, name);
+            world.run_for(other);
+            world.kill(1, name);
+            load.run(&mut world, 10);
+        }
+        world.settle();
+        assert_eq!(world.client_errors, Vec::<String>::new());
+    });
+}
+
 /// The Primary's disk is away: the peer is all that its clients have.
 #[test]
 fn any_parts_die_while_the_primary_has_no_disk() {

@@ -36,6 +36,8 @@ pub(super) struct Link {
     /// Frames that arrived while not up.
     pub parked: Vec<PeerFrame>,
     pub owed: Owed,
+    /// The peer told of blocks that its resync wrote: their clears may be in the volume part's mailbox.
+    pub resync_heard: bool,
     outstanding: Outstanding,
     waiting: VecDeque<Waiting>,
     tell_sent: TellNumber,
@@ -66,6 +68,7 @@ impl Link {
             up: false,
             parked: Vec::new(),
             owed: Owed::default(),
+            resync_heard: false,
             outstanding: Outstanding::default(),
             waiting: VecDeque::new(),
             tell_sent: TellNumber(0),
@@ -98,6 +101,7 @@ impl Link {
     pub fn received(&mut self, message: &Message, now: Instant) {
         self.outstanding.received(message, now);
         self.owed.received(message);
+        self.resync_heard |= matches!(message, Message::ResyncWritten { .. });
     }
 
     /// Sends frames, or keeps them until the `Tell` that they follow was sent.

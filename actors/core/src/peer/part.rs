@@ -407,6 +407,10 @@ impl PeerPart {
             let text =
                 format!("the volume part was restarted and left {owed} requests of the peer unanswered");
             self.recover(PartName::Volume, &text, now, out);
+        } else if self.link.as_ref().is_some_and(|link| link.resync_heard) {
+            // Nobody repeats them: the bits of blocks that are in sync would stay set until the next exchange of bitmaps.
+            let text = "the volume part was restarted, perhaps with the peer's word of what it wrote";
+            self.recover(PartName::Volume, text, now, out);
         }
         let up = self.link.as_mut().filter(|link| link.up);
         let connection = up.as_ref().map(|link| link.connection);

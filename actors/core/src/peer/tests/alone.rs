@@ -585,6 +585,18 @@ fn a_new_volume_part_keeps_a_connection_on_which_nothing_is_owed() {
 }
 
 #[test]
+fn a_volume_part_that_dies_during_a_resync_ends_the_connection() {
+    let (mut bench, connection) = Bench::connected();
+    let ranges = vec![BlockRange::single(4)];
+    bench.receive(vec![Message::ResyncWritten { ranges }]);
+    bench.on(PeerIn::Restarted {
+        part: PartName::Volume,
+        generation: PartGeneration(2),
+    });
+    assert_eq!(bench.down(), Some((connection, DownReason::NetworkFailure)));
+}
+
+#[test]
 fn a_new_volume_part_does_not_know_what_its_predecessor_owed_the_peer() {
     let (mut bench, connection) = Bench::connected();
     bench.receive(vec![write(1)]);
