@@ -11,7 +11,7 @@ use mendblock_core::part::Instant;
 use mendblock_core::resync::Progress;
 use mendblock_core::snapshot::Snapshot;
 use mendblock_core::volume::state::{DiskState, PauseFlags, SuspendReasons};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970.
@@ -236,9 +236,12 @@ fn resync(progress: Progress) -> ResyncProgress {
     }
 }
 
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
 fn replication(handle: &VolumeHandle) -> ReplicationCounters {
     let counters = &handle.counters.peer;
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     ReplicationCounters {
         sent_bytes: load(&counters.sent_bytes),
         received_bytes: load(&counters.received_bytes),
@@ -264,7 +267,6 @@ fn actors(handle: &VolumeHandle) -> Vec<ActorStatus> {
 
 fn io(handle: &VolumeHandle) -> IoCounters {
     let counters = &handle.counters;
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     IoCounters {
         read_bytes: load(&counters.read_bytes),
         written_bytes: load(&counters.written_bytes),

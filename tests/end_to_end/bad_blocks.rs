@@ -219,26 +219,35 @@ stories! {
 }
 
 /// Under `pass_on` the disk stays attached; whatever meta-data fails, the data are good in the end.
-#[test]
-fn pass_on_with_failing_bitmap_and_superblock() {
+fn pass_on_without_metadata(bad: &[u64]) {
     let story = Story::new("pass_on");
     let alice = &story.pair.alice.admin;
-    story.break_blocks(&BAD[..1]);
+    story.break_blocks(bad);
     story.break_metadata(Broken::BitmapAndSuperblock);
     let load = Load::start(&story.pair.alice, Arc::clone(&story.history), BUSY, 2);
     load.progress(20, 20);
-    story.read_at_once(&BAD[..1]);
+    story.read_at_once(bad);
     // Inconsistent cannot be written: an error of the meta-data gives the disk up under every policy.
     alice.wait_for("the disk is given up", 20, gave_up);
     load.progress(50, 20);
-    story.read_at_once(&BAD[..1]);
+    story.read_at_once(bad);
     alice.clear_faults_but_reads();
     alice.order(&["attach"]).expect_code(0);
     alice.wait_for("mended", 60, |volume| {
         is_in_sync(volume) && volume.bad_blocks == 0
     });
     load.stop().expect_no_error();
-    story.end(&BAD[..1]);
+    story.end(bad);
+}
+
+#[test]
+fn pass_on_with_failing_bitmap_and_superblock() {
+    pass_on_without_metadata(&BAD[..1]);
+}
+
+#[test]
+fn pass_on_with_two_bad_blocks_and_no_metadata() {
+    pass_on_without_metadata(&BAD);
 }
 
 /// The handler runs first: the client has its data meanwhile, and the peer has been told nothing.

@@ -35,22 +35,21 @@ pub(super) fn disk_usable(snapshot: &Snapshot) -> bool {
     snapshot.disk.is_some() && snapshot.vector.disk.is_usable()
 }
 
-fn touches(list: &[BlockRange], range: SectorRange) -> bool {
+/// The first entry of a sorted list that touches the range.
+fn first_touched(list: &[BlockRange], range: SectorRange) -> Option<BlockRange> {
     let blocks = range.touched_blocks();
     let from = list.partition_point(|bad| bad.end() <= blocks.first());
-    list.get(from).is_some_and(|bad| bad.overlaps(blocks))
+    list.get(from).copied().filter(|bad| bad.overlaps(blocks))
 }
 
 /// Whether the own copy of some block of the range must not be trusted (P2).
 pub(super) fn own_bad(bad: &BadBlocks, range: SectorRange) -> bool {
-    touches(&bad.own, range)
+    first_touched(&bad.own, range).is_some()
 }
 
 /// The first part of the range whose own copy must not be trusted.
 pub(super) fn first_own_bad(bad: &BadBlocks, range: SectorRange) -> Option<SectorRange> {
-    let blocks = range.touched_blocks();
-    let from = bad.own.partition_point(|bad| bad.end() <= blocks.first());
-    let first = bad.own.get(from).filter(|bad| bad.overlaps(blocks))?;
+    let first = first_touched(&bad.own, range)?;
     let begin = first.first().saturating_mul(BLOCK_SECTORS).max(range.first());
     let end = first.end().saturating_mul(BLOCK_SECTORS).min(range.end());
     SectorRange::new(begin, u32::try_from(end.checked_sub(begin)?).ok()?)
@@ -83,7 +82,7 @@ pub(super) fn read(
         .connection
         .filter(|_| snapshot.vector.peer_disk == DiskState::UpToDate && !no_peer);
     match peer {
-        Some(connection) if !touches(&bad.peer, range) => ReadPath::Peer(connection),
+        Some(connection) if first_touched(&bad.peer, range).is_none() => ReadPath::Peer(connection),
         Some(_) => ReadPath::Nowhere("the block is bad here, and its copy at the peer is not current"),
         None => match grace(snapshot, configuration, now) {
             Some(until) => ReadPath::Wait(until),
@@ -110,6 +109,14 @@ pub(super) fn write(
         Some(until) => ReadPath::Wait(until),
         None => ReadPath::Nowhere("no up-to-date copy is reachable"),
     })
+}
+
+/// Whether a resync runs (or is paused) of which this node is the source.
+pub(super) fn copies_to_peer(snapshot: &Snapshot) -> bool {
+    matches!(
+        snapshot.vector.connection,
+        ConnectionState::SyncSource | ConnectionState::PausedSyncS
+    )
 }
 
 /// Whether mirrored writes may be executed: a target whose START-TARGET is not durable yet parks them.

@@ -15,12 +15,10 @@ use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
 use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_net::wire::message::Message;
+use mendblock_storage::device::errno::{EAGAIN, EIO};
 use mendblock_storage::units::SectorRange;
 use std::collections::BTreeMap;
 
-/// A read that failed, and one that the peer cannot answer yet (errno, as on the wire).
-const EIO: i32 = 5;
-const EAGAIN: i32 = 11;
 /// A read that the peer could not answer yet is sent again after this time.
 const ASK_AGAIN_MS: u64 = 50;
 
@@ -100,13 +98,7 @@ impl VolumePart {
     /// The sender's disk is back: its writes are on both disks. Not before the resync runs: until then it holds its writes, and
     /// what it sent before holding them is here alone.
     pub(super) fn sender_has_disk_again(&mut self, old: &Snapshot, new: &Snapshot) {
-        let is_source = |snapshot: &Snapshot| {
-            matches!(
-                snapshot.vector.connection,
-                ConnectionState::SyncSource | ConnectionState::PausedSyncS
-            )
-        };
-        let resyncs = is_source(new) && !is_source(old);
+        let resyncs = path::copies_to_peer(new) && !path::copies_to_peer(old);
         let needs_none = new.vector.connection == ConnectionState::Connected
             && new.vector.peer_disk == DiskState::UpToDate
             && old.vector.peer_disk < DiskState::UpToDate;
@@ -422,10 +414,9 @@ impl VolumePart {
         let (Origin::Served { resync, .. }, Some(range)) = (request.origin, request.range()) else {
             return;
         };
-        let source = snapshot.vector.connection == ConnectionState::SyncSource
-            || snapshot.vector.connection == ConnectionState::PausedSyncS;
-        let may =
-            snapshot.vector.disk == DiskState::UpToDate && snapshot.disk.is_some() && (source || !resync);
+        let may = snapshot.vector.disk == DiskState::UpToDate
+            && snapshot.disk.is_some()
+            && (!resync || path::copies_to_peer(&snapshot));
         self.running(id);
         if may && !path::own_bad(&self.bad, range) {
             self.submit(id, DataKind::Read { range });
@@ -460,35 +451,23 @@ impl VolumePart {
 
     /// Why a read of the peer gets no data: "unreadable" is said only of what is known to be, for a target gives it up as lost.
     fn refusal(&self, request: u64, range: SectorRange, resync: bool, local: Local) -> Message {
-        let failed = matches!(local, Local::Failed(number, errno) if is_of_the_medium(number, errno));
-        let bad = if failed {
-            Some(range)
-        } else {
-            path::first_own_bad(&self.bad, range)
-        };
+        let failed = |errno| Message::ReadFailed { request, errno };
         if self.localisation.is_open(range) {
-            return Message::ReadFailed {
-                request,
-                errno: EAGAIN,
-            };
+            return failed(EAGAIN);
         }
-        let disk = self
-            .snapshot
-            .as_ref()
-            .map_or(DiskState::Diskless, |snapshot| snapshot.vector.disk);
+        let bad = match local {
+            Local::Failed(number, errno) if is_of_the_medium(number, errno) => Some(range),
+            _ => path::first_own_bad(&self.bad, range),
+        };
+        // The peer may have heard that this disk is UpToDate before this part did.
+        let in_use = self.snapshot.as_ref().is_some_and(|snapshot| {
+            let disk = snapshot.vector.disk;
+            disk.is_usable() && disk != DiskState::Failed
+        });
         match bad {
             Some(range) if resync => Message::ResyncFailed { request, range },
-            Some(_) => Message::ReadFailed { request, errno: EIO },
-            // The peer heard that this disk is UpToDate before this part did.
-            None if disk.is_usable() && disk != DiskState::Failed => Message::ReadFailed {
-                request,
-                errno: EAGAIN,
-            },
-            None if resync => Message::ReadFailed {
-                request,
-                errno: EAGAIN,
-            },
-            None => Message::ReadFailed { request, errno: EIO },
+            None if resync || in_use => failed(EAGAIN),
+            _ => failed(EIO),
         }
     }
 
