@@ -124,19 +124,19 @@ impl Stage {
     fn draw(&mut self, round: Round) -> Trouble {
         let who = [Who::Primary, Who::Secondary][self.random.below(2) as usize];
         let how = [Kill::Panic, Kill::Stop, Kill::Hang][self.random.below(3) as usize];
-        // The last three take the link with them. To lose the Primary's disk at the same time is to lose both copies: what
+        // The last four take the link with them. To lose the Primary's disk at the same time is to lose both copies: what
         // was written between the two is nowhere else.
         let actors = [
             "disk",
             "activity-log",
-            "volume",
             "resync",
             "helper",
+            "volume",
             "bitmap",
             "state",
             "peer",
         ];
-        let among = actors.len() - if round == Round::Disk { 3 } else { 0 };
+        let among = actors.len() - if round == Round::Disk { 4 } else { 0 };
         let actor = Trouble::Actor(who, actors[self.random.below(among as u64) as usize], how);
         let first = self.random.below(AREA.end - 64);
         let blocks = 1 + self.random.below(64);

@@ -62,7 +62,7 @@ pub(super) fn check(message: &Message, payload_length: usize) -> Result {
                 "bitmap pages below 2^32",
             )?;
         }
-        Message::Parting { text, .. } => {
+        Message::Parting { text, .. } | Message::DiskRefused { text, .. } => {
             ensure(text.len() <= MAX_TEXT_BYTES, "a text of at most 2048 bytes")?
         }
         Message::Refused { .. }

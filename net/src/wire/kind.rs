@@ -74,6 +74,7 @@ kinds! {
     ChangeRequest = 20, Ordered;
     ChangeAnswer = 21, Urgent;
     Parting = 22, Ordered;
+    DiskRefused = 23, Ordered;
     // Replication
     Write = 32, Ordered;
     WriteZeroes = 33, Ordered;

@@ -224,6 +224,14 @@ pub enum Message {
         /// What was found and what to do, as the sender sees it, for people.
         text: String,
     },
+    /// The disk that the receiver offers (attaches while connected) is refused; the connection stays, and the receiver lets
+    /// its disk go.
+    DiskRefused {
+        /// Number of the reason, as in [`Message::Parting`].
+        reason: u8,
+        /// What was found and what to do, as the sender sees it, for people.
+        text: String,
+    },
 
     /// A write to mirror; payload = the data.
     Write {

@@ -113,6 +113,10 @@ fn changes() -> Vec<Message> {
         reason: 3,
         text: "split brain".into(),
     });
+    messages.push(Message::DiskRefused {
+        reason: 7,
+        text: "not now".into(),
+    });
     messages
 }
 

@@ -3,6 +3,7 @@
 use super::admin::{Admin, Answer, VOLUME, mendblock, text};
 use super::nbd::Session;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -248,11 +249,26 @@ pub fn peer_port(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, PEER_PORT)
 }
 
+/// The lines of a log, without what was said three times before: that hides what led to it.
+fn without_repetitions(log: &str) -> Vec<&str> {
+    let mut said = HashMap::new();
+    let mut lines = Vec::new();
+    for line in log.lines() {
+        let text = line.split_once(' ').map_or(line, |(_, text)| text);
+        let times = said.entry(text).or_insert(0);
+        *times += 1;
+        if *times <= 3 {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log_text();
-            let lines: Vec<&str> = log.lines().collect();
+            let lines = without_repetitions(&log);
             let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
             eprintln!("--- log of {}:\n{}", self.settings.name, tail.join("\n"));
         }

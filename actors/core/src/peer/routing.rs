@@ -54,6 +54,7 @@ pub(super) fn receiver(kind: Kind) -> Receiver {
         | Kind::ChangeRequest
         | Kind::ChangeAnswer
         | Kind::Parting
+        | Kind::DiskRefused
         | Kind::SyncId
         | Kind::Told
         | Kind::Marked => Receiver::State,

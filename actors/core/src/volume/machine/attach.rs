@@ -620,6 +620,11 @@ impl StatePart {
             step: "attach",
             outcome: self.attach_text(failure, &text),
         });
+        // Else the peer, which may have decided for a resync, would not be told, and the next attach would be refused.
+        let offered = self.vector().disk == DiskState::Negotiating;
+        if let Some(link) = self.link.as_mut().filter(|_| offered) {
+            link.withdraw();
+        }
         self.fact("the attach failed", out, |v| v.disk = DiskState::Diskless);
         self.current.reasons.diskless = Some(DisklessReason::AttachFailed(failure));
         self.release_disk(out);
@@ -641,10 +646,11 @@ impl StatePart {
         };
         if !self.vector().disk.is_usable() {
             self.attach_failed(
-                AttachFailure::Cancelled,
+                AttachFailure::Interrupted,
                 "the connection was lost while the disk was negotiated".to_owned(),
                 out,
             );
+            self.current.reasons.diskless = Some(DisklessReason::ConnectionLostWhileNegotiating);
         } else if attach.is_negotiating() {
             self.attach_ended(out);
         }
@@ -683,12 +689,16 @@ impl StatePart {
             // A13: the state is shown already, requests may be on the disk: it is drained.
             self.begin_detach(DetachCause::Attach, false, cx, out);
         } else if late {
+            let negotiates = self.attach.as_ref().is_some_and(Attaching::is_negotiating);
             let step = self.attach.as_ref().map_or("attach", Attaching::step_name);
             self.attach_failed(
                 AttachFailure::TimedOut,
                 format!("{step} did not end in time"),
                 out,
             );
+            if negotiates {
+                self.current.reasons.diskless = Some(DisklessReason::NegotiationTimedOut);
+            }
         }
     }
 }

@@ -113,7 +113,7 @@ pub(super) fn attach_refused(reason: AttachFailure, text: &str) -> CommandAnswer
         AttachFailure::NoMetaData | AttachFailure::OldActivityLog | AttachFailure::OtherDisk => 119,
         AttachFailure::DataNotCurrent => 150,
         AttachFailure::Busy => 124,
-        AttachFailure::StateRefused | AttachFailure::TimedOut | AttachFailure::Cancelled => 11,
+        AttachFailure::StateRefused | AttachFailure::TimedOut | AttachFailure::Interrupted => 11,
     };
     CommandAnswer {
         code,

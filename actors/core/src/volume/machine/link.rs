@@ -75,6 +75,12 @@ impl Link {
         self.merged = self.merged.max(self.rounds);
     }
 
+    /// The disk that was offered is gone: the peer's answer decides nothing any more.
+    pub fn withdraw(&mut self) {
+        self.decided = true;
+        self.until = None;
+    }
+
     pub fn known_bad(&self) -> KnownBad {
         self.bad
     }
@@ -233,6 +239,7 @@ impl StatePart {
                 self.change_answered(request, code, cause, cx, out)
             }
             Message::Parting { reason, text } => self.peer_parted(reason, &text, cx, out),
+            Message::DiskRefused { text, .. } => self.disk_refused(&text, cx, out),
             Message::SyncId { id } => self.sync_id(connection, Generation(id), out),
             Message::Tell {
                 number,
@@ -361,15 +368,16 @@ impl StatePart {
     }
 
     fn peer_state_arrived(&mut self, state: PeerState, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let establishing = self.link.as_ref().is_some_and(Link::is_establishing);
-        if let Some(link) = self.link.as_mut() {
-            link.state = Some(state);
-        }
+        let peer_disk = DiskState::from_number(state.disk).unwrap_or(DiskState::DUnknown);
+        let Some(link) = self.link.as_mut() else { return };
+        // A second state of a round is not the peer's answer: it was faster, has decided, and offers its disk already.
+        let again = link.state.is_some() && peer_disk == DiskState::Negotiating;
+        let establishing = link.is_establishing() && !again;
+        link.state = Some(state);
         if establishing {
             self.establish(cx, out);
             return;
         }
-        let peer_disk = DiskState::from_number(state.disk).unwrap_or(DiskState::DUnknown);
         if peer_disk == DiskState::Negotiating {
             return self.peer_offers_disk(cx, out);
         }

@@ -8,7 +8,7 @@ use crate::helper::Handler;
 use crate::part::{Context, Outbox, To};
 use crate::peer::{LinkWish, PeerIn};
 use crate::volume::generations::handshake::{self, Next};
-use crate::volume::state::{AttachFailure, ConnectionState, DisconnectReason, DiskState};
+use crate::volume::state::{AttachFailure, ConnectionState, DetachCause, DisconnectReason, DiskState};
 use crate::volume::transition::Refusal;
 use mendblock_net::wire::message::Message;
 use mendblock_net::wire::prelude::MAX_TEXT_BYTES;
@@ -26,12 +26,34 @@ impl StatePart {
             return self.attach_failed(AttachFailure::StateRefused, text.to_owned(), out);
         }
         if self.peer_negotiates() && self.vector().connection.is_connected_or_better() {
-            out.fact(Fact::Alert {
-                what: format!("the peer's disk was refused: {text}"),
-            });
-            return;
+            return self.refuse_peers_disk(reason, text, out);
         }
         self.part_with_peer(reason, text, cx, out);
+    }
+
+    /// The peer may have agreed, and would wait for a resync that does not come.
+    fn refuse_peers_disk(&mut self, reason: DisconnectReason, text: &str, out: &mut Outbox<StateEffect>) {
+        out.fact(Fact::Alert {
+            what: format!("the peer's disk was refused: {text}"),
+        });
+        if let (Some(link), Some(reason)) = (self.link.as_ref(), reason.number()) {
+            let text = cut(text).to_owned();
+            self.send_peer(link.connection, Message::DiskRefused { reason, text }, out);
+        }
+        self.fact("the peer's disk was refused", out, |v| {
+            v.peer_disk = DiskState::Diskless
+        });
+    }
+
+    /// The peer refuses the disk that is attached here, whatever this node has found.
+    pub(super) fn disk_refused(&mut self, text: &str, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let text = format!("{} refuses the disk: {text}", self.configuration.peer_name);
+        if self.vector().disk == DiskState::Negotiating {
+            self.attach_failed(AttachFailure::StateRefused, text, out);
+        } else if self.vector().disk.is_usable() && self.detach.is_none() {
+            out.fact(Fact::Alert { what: text });
+            self.begin_detach(DetachCause::NegotiationRefused, false, cx, out);
+        }
     }
 
     fn peer_negotiates(&self) -> bool {

@@ -89,7 +89,8 @@ impl StatePart {
                 self.fact("the state actor was restarted during an attach", out, |v| {
                     v.disk = DiskState::Diskless
                 });
-                self.current.reasons.diskless = Some(DisklessReason::AttachFailed(AttachFailure::Cancelled));
+                self.current.reasons.diskless =
+                    Some(DisklessReason::AttachFailed(AttachFailure::Interrupted));
                 self.release_disk(out);
                 out.send(To::Disk(DiskIn::Close));
             }
@@ -113,7 +114,7 @@ impl StatePart {
         if self.attach.as_ref().is_some_and(|attach| !attach.is_committing()) {
             let text =
                 format!("the {part} actor was restarted while the disk was being attached; attach again");
-            self.attach_failed(AttachFailure::Cancelled, text, out);
+            self.attach_failed(AttachFailure::Interrupted, text, out);
             return;
         }
         self.repeat_store(part, out);

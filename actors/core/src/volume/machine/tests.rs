@@ -5,5 +5,6 @@ mod attach;
 mod commands;
 mod connection;
 mod detach;
+mod offer;
 mod restart;
 mod world;

@@ -302,8 +302,8 @@ pub enum AttachFailure {
     StateRefused,
     /// A step took too long.
     TimedOut,
-    /// The operator cancelled it.
-    Cancelled,
+    /// A part of the node was restarted meanwhile, or the connection was lost.
+    Interrupted,
 }
 
 impl fmt::Display for AttachFailure {
@@ -320,7 +320,7 @@ impl fmt::Display for AttachFailure {
             Self::DataNotCurrent => "its data is not what the Primary works with; connect to the peer first",
             Self::StateRefused => "the resulting state was refused",
             Self::TimedOut => "a step took too long; check the device",
-            Self::Cancelled => "cancelled by the operator",
+            Self::Interrupted => "interrupted; attach again",
         })
     }
 }

@@ -372,6 +372,8 @@ fn link_lost_while_the_disk_is_negotiated() {
         world.pass(60_000);
         assert_eq!(world.vector().disk, disk, "{known}: no deadline undoes it");
         assert_eq!(world.snapshot().disk.is_some(), known);
+        let lost = world.snapshot().reasons.diskless == Some(DisklessReason::ConnectionLostWhileNegotiating);
+        assert_eq!(lost, !known);
     }
 }
 
@@ -416,7 +418,7 @@ fn a_neighbour_that_dies_during_the_attach_ends_it() {
         world.restart(part, &[at]);
         world.fates.clear();
         world.settle();
-        assert_failed(&world, id, AttachFailure::Cancelled);
+        assert_failed(&world, id, AttachFailure::Interrupted);
         let id = attach(&mut world);
         assert_eq!(world.answer(id).exit_code, 0);
     }
