@@ -112,6 +112,7 @@ impl StatePart {
                 );
                 if self.vector().disk == DiskState::Inconsistent {
                     self.current.reasons.inconsistent = Some(reason);
+                    self.sync.spoil(reason);
                 }
                 self.stay_attached(number, attach_id.0, records, out);
             }

@@ -32,6 +32,8 @@ pub(super) struct Sync {
     sync_id: Option<Generation>,
     finishing: bool,
     running: bool,
+    /// Target: the own disk failed a request meanwhile. Its blocks may have been marked behind the resync's last look.
+    spoiled: Option<InconsistentReason>,
     lost: u64,
     /// "Outdated since", being written by a node without a disk.
     pub outdated_note: Option<(Query, u64)>,
@@ -83,6 +85,11 @@ impl Sync {
         self.finishing
     }
 
+    /// A request failed on the disk that stays in use.
+    pub fn spoil(&mut self, reason: InconsistentReason) {
+        self.spoiled = Some(reason).filter(|_| self.running || self.finishing);
+    }
+
     pub fn link_lost(&mut self, out: &mut Outbox<StateEffect>) {
         if self.running {
             out.fact(Fact::ResyncEnded {
@@ -95,6 +102,7 @@ impl Sync {
         let set_bits = self.set_bits;
         *self = Self {
             set_bits,
+            spoiled: self.spoiled,
             ..Self::default()
         };
     }
@@ -471,6 +479,12 @@ impl StatePart {
         }
         self.sync.running = false;
         let to_connected = mine && self.vector().connection == ConnectionState::SyncTarget;
+        let spoiled = self.sync.spoiled.take();
+        if let (Some(reason), false) = (spoiled, to_connected) {
+            // Without the source nothing mends what failed: the disk stays what it is, and the next handshake sees it.
+            self.current.reasons.inconsistent = Some(reason);
+            return;
+        }
         let changed = self.change(Kind::Hard, Confirmed::ByHandshake, "resync finished", out, |v| {
             v.disk = DiskState::UpToDate;
             if to_connected {
@@ -500,6 +514,25 @@ impl StatePart {
         }
         self.want_helper(Handler::AfterResyncTarget);
         self.clear_outdated(out);
+        if let Some(reason) = spoiled {
+            self.spoiled_again(connection, reason, out);
+        }
+    }
+
+    /// What the resync was to copy is here, but a request failed since: the source hears of both, and a repair follows. Nobody
+    /// here sees the disk UpToDate in between, for a read of what failed would return old data.
+    fn spoiled_again(
+        &mut self,
+        connection: ConnectionNumber,
+        reason: InconsistentReason,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let finished = self.peer_state();
+        self.send_peer(connection, Message::State(finished), out);
+        self.fact("the lower disk failed a request during the resync", out, |v| {
+            v.disk = DiskState::Inconsistent;
+        });
+        self.current.reasons.inconsistent = Some(reason);
     }
 
     /// "Outdated since" may go: the superblock says UpToDate, durably.

@@ -7,4 +7,5 @@ mod connection;
 mod detach;
 mod offer;
 mod restart;
+mod spoiled;
 mod world;

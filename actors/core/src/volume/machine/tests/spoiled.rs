@@ -1,0 +1,64 @@
+//! `pass_on`: a request fails on a target while its resync ends. What failed is marked too late for this resync.
+
+use super::world::*;
+use crate::configuration::OnIoError::PassOn;
+use crate::volume::machine::ErrorKind;
+use crate::volume::machine::StateIn;
+use crate::volume::state::{ConnectionState, DiskState, InconsistentReason};
+use mendblock_net::wire::message::{Message, RequestedChange};
+use mendblock_storage::format::superblock::Flags;
+
+/// A target whose resync has copied everything; the last superblock is being written.
+fn finishing() -> World {
+    let mut world = World::new(PassOn);
+    world.peer.ids = [0x2000, BASE, 0, 0];
+    world.set_bits = 5;
+    let mut world = world.attach().connect();
+    world.hear(Message::SyncId { id: 0x6660 });
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::SyncTarget);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.send(StateIn::ResyncFinished { lost: 0 });
+    world.settle();
+    world
+}
+
+#[test]
+fn a_flush_that_fails_while_the_resync_ends_is_repaired_by_another_one() {
+    let mut world = finishing();
+    world.io_error(ErrorKind::Flush, 0, EIO);
+    let from = world.mark();
+    world.release(Kind::SuperblockWrite);
+    world.settle();
+    assert_eq!(
+        world.count(from, published(DiskState::UpToDate)),
+        0,
+        "a read would find what the disk has lost"
+    );
+    let ended = world.at(from, says_disk(DiskState::UpToDate));
+    assert!(ended < world.at(from, says_disk(DiskState::Inconsistent)));
+    assert_eq!(
+        world.snapshot().reasons.inconsistent,
+        Some(InconsistentReason::FlushError)
+    );
+    assert_eq!(world.count(from, request(RequestedChange::ResyncToMe)), 1);
+}
+
+#[test]
+fn without_the_source_it_stays_inconsistent() {
+    let mut world = finishing();
+    world.io_error(ErrorKind::Write, 7, EIO);
+    world.link_down();
+    world.release(Kind::SuperblockWrite);
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Inconsistent);
+    assert!(!world.superblock.flags.contains(Flags::CONSISTENT));
+}
+
+#[test]
+fn without_an_error_it_is_up_to_date() {
+    let mut world = finishing();
+    world.release(Kind::SuperblockWrite);
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+}
