@@ -3,9 +3,11 @@
 use super::*;
 use crate::buffer::{BufferPool, PoolSizes, Share};
 use crate::device::{Backend, OpenError, Options, Readiness, open};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::{Command, Output};
 use tempfile::{NamedTempFile, TempPath};
 
 const BACKENDS: [Backend; 2] = [Backend::IoUring, Backend::Threads];
@@ -49,14 +51,47 @@ fn files_conform() {
     });
 }
 
-/// Set MENDBLOCK_TEST_DISK to a block device of 4 MiB (a loop device, say) whose content may be lost.
+/// A loop device; detached when it is dropped.
+struct LoopDevice {
+    path: String,
+    _file: TempPath,
+}
+
+impl LoopDevice {
+    /// None, with a message, where none can be made.
+    fn new(size: u64) -> Option<Self> {
+        let file = file(size);
+        let output = losetup(&["--show".as_ref(), "--find".as_ref(), file.as_os_str()]);
+        match output {
+            Ok(output) if output.status.success() => Some(Self {
+                path: String::from_utf8(output.stdout).unwrap().trim().to_owned(),
+                _file: file,
+            }),
+            refused => {
+                eprintln!("no loop device can be made, block devices are not tested: {refused:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // One that stays attached is no reason to hide what the test found.
+        let _ = losetup(&["--detach".as_ref(), self.path.as_ref()]);
+    }
+}
+
+fn losetup(arguments: &[&OsStr]) -> std::io::Result<Output> {
+    Command::new("losetup").args(arguments).output()
+}
+
 #[test]
 fn a_block_device_conforms() {
-    let Some(path) = std::env::var_os("MENDBLOCK_TEST_DISK") else {
-        return;
-    };
+    let Some(disk) = LoopDevice::new(SIZE) else { return };
+    let path = Path::new(&disk.path);
     for backend in BACKENDS {
-        let Some(mut device) = open_with(backend, path.as_ref()) else {
+        let Some(mut device) = open_with(backend, path) else {
             continue;
         };
         let kind = OperationKind::Discard {
@@ -65,7 +100,7 @@ fn a_block_device_conforms() {
         };
         run(&mut *device, Operation { token: 0, kind });
         conforms(&mut *device);
-        let error = open(path.as_ref(), Options::default()).err().unwrap();
+        let error = open(path, Options::default()).err().unwrap();
         assert!(
             error.to_string().contains("in use by this process itself"),
             "{error}"
