@@ -4,6 +4,7 @@
 //! [`ports`] (what carries out effects), [`device`], [`network`], [`health`], then [`history`] (what clients may see) and
 //! [`invariants`].
 
+pub mod coverage;
 pub mod device;
 pub mod format;
 pub mod health;

@@ -70,4 +70,22 @@ pub struct Network {
     pub last: u64,
     /// Nothing gets through, dials fail.
     pub partitioned: bool,
+    /// Nothing gets through towards this node; dials fail, for their answer has no way.
+    pub blocked: [bool; 2],
+    /// Frames take so many times as long; 0: as usual.
+    pub slow: u64,
+}
+
+impl Network {
+    /// Whether frames towards a node are held back.
+    pub fn holds_back(&self, node: usize) -> bool {
+        self.partitioned || self.blocked[node]
+    }
+
+    /// Everything gets through again, as fast as usual.
+    pub fn heal(&mut self) {
+        self.partitioned = false;
+        self.blocked = [false; 2];
+        self.slow = 0;
+    }
 }

@@ -141,6 +141,8 @@ pub struct Node {
     pub configuration: VolumeConfiguration,
     /// Number of its process life.
     pub life: u64,
+    /// How far its calendar is off, in seconds.
+    pub clock_off: i64,
     /// A process runs.
     pub up: bool,
     /// The lower disk.
@@ -183,6 +185,7 @@ impl Node {
         Self {
             configuration,
             life: 0,
+            clock_off: 0,
             up: false,
             device,
             health: HealthFiles::default(),

@@ -205,9 +205,10 @@ impl World {
     /// Faults off, everybody back: the pair must get well by itself.
     #[track_caller]
     pub fn recover(&mut self) {
-        self.network.partitioned = false;
+        self.network.heal();
         for node in 0..2 {
             self.thaw(node);
+            self.nodes[node].health.unwritable = false;
             self.nodes[node].device.faults = crate::device::Faults::default();
             if !self.nodes[node].up {
                 self.start(node);

@@ -1,5 +1,6 @@
 //! Time, events and delivery. Messages of one sender to one receiver keep their order; everything else is drawn by the seed.
 
+use crate::coverage::Coverage;
 use crate::history::History;
 use crate::network::Network;
 use crate::node::{HealthWrite, Node};
@@ -78,6 +79,10 @@ pub struct World {
     pub client_errors: Vec<String>,
     /// Events so far.
     pub events: u64,
+    /// What was reached.
+    pub coverage: Coverage,
+    /// Changes with every event: two runs with the same digest went the same way.
+    pub digest: u64,
     /// Every step to standard error.
     pub trace: bool,
     /// Last command.
@@ -110,6 +115,8 @@ impl World {
             history: History::default(),
             client_errors: Vec::new(),
             events: 0,
+            coverage: Coverage::default(),
+            digest: 0,
             trace: std::env::var_os("TRACE").is_some(),
             last_command: 0,
             last_number: 0,
@@ -180,6 +187,7 @@ impl World {
         let mut out = Outbox::default();
         let mut draws = self.random.fork();
         let now = Instant(self.now);
+        let clock_off = self.nodes[node].clock_off;
         let Some(slot) = P::slot(&mut self.nodes[node].parts, address.1) else {
             return;
         };
@@ -187,7 +195,7 @@ impl World {
         let mut random = || draws.u64(..);
         let mut cx = Context {
             now,
-            wall: 1_700_000_000 + now.0 / 1_000_000_000,
+            wall: (1_700_000_000 + now.0 / 1_000_000_000).saturating_add_signed(clock_off),
             random: &mut random,
         };
         run(part, &mut cx, &mut out);
@@ -197,6 +205,7 @@ impl World {
     fn finish<P: Wired>(&mut self, node: usize, address: Address, out: Outbox<P::Effect>) {
         for fact in out.facts {
             self.note(node, || format!("{} fact {}", P::NAME, told(&fact)));
+            self.coverage.fact(&fact);
             self.nodes[node].facts.push((Instant(self.now), P::NAME, fact));
         }
         for message in out.messages {
@@ -273,6 +282,7 @@ impl World {
         };
         self.now = self.now.max(at);
         self.events += 1;
+        self.digest = digest(self.digest, self.now, node, &event);
         let current = self.nodes[node].life == life;
         match event {
             Event::Transmit(connection) => self.transmit(node, connection),
@@ -384,6 +394,29 @@ impl World {
         }
         text
     }
+}
+
+/// Cheap, and good enough to notice that two runs part.
+fn digest(before: u64, now: u64, node: usize, event: &Event) -> u64 {
+    let what = match event {
+        Event::Deliver { generation, message } => {
+            let (name, client) = crate::wiring::address_of(message);
+            (1, name as u64, client.0 ^ generation.0)
+        }
+        Event::Wake { address, .. } => (2, address.0 as u64, address.1.0),
+        Event::Reborn(address) => (3, address.0 as u64, address.1.0),
+        Event::DiskDone(number) => (4, *number, 0),
+        Event::DiskOpened(query) => (5, query.0, 0),
+        Event::HealthDone(number, _) => (6, *number, 0),
+        Event::HelperDone(query, code) => (7, query.0, *code as u64),
+        Event::Dialled => (8, 0, 0),
+        Event::Transmit(socket) => (9, *socket, 0),
+    };
+    [now, node as u64, what.0, what.1, what.2]
+        .into_iter()
+        .fold(before, |sum, value| {
+            (sum ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+        })
 }
 
 fn told(fact: &Fact) -> String {

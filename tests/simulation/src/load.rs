@@ -43,6 +43,29 @@ impl Load {
         }
     }
 
+    /// A block for a fault: every second one is where these clients read and write.
+    #[must_use]
+    pub fn met(&self, block: u64) -> u64 {
+        let place = self.places[block as usize / 2 % self.places.len()];
+        if block % 2 == 0 {
+            block
+        } else {
+            place / 8 + block / 16 % 16
+        }
+    }
+
+    /// Reads every place, and waits for the answers.
+    pub fn read_everything(&self, world: &mut World) {
+        let client = world.open_client(self.node);
+        for &place in &self.places {
+            let range = SectorRange::new(place, 128).expect("the range is not empty");
+            world.read(self.node, client, range);
+        }
+        world.run_until("every place is read", 120_000, |world| {
+            world.nodes[self.node].open_requests() == 0
+        });
+    }
+
     /// One more request, if its client has room.
     pub fn one(&self, world: &mut World) {
         let client = self.clients[world.random.usize(0..self.clients.len())];

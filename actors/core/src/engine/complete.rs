@@ -3,7 +3,7 @@
 
 use super::VolumeEffect;
 use super::part::{Submitted, VolumePart};
-use super::request::{Local, Origin, Stage, Work};
+use super::request::{Local, Net, Origin, Request, Stage, Work};
 use crate::bitmap::{MarkOutcome, MarkReason};
 use crate::disk::{DataCompletion, DataKind};
 use crate::identity::{ErrorNumber, MarkNumber, OperationId};
@@ -47,7 +47,7 @@ impl VolumePart {
     /// D1: bits and records, whatever becomes of the request (also one that was abandoned: Q4).
     fn note_error(&mut self, error: ErrorNumber, errno: i32, kind: &DataKind, id: u64) {
         if !is_of_the_medium(error, errno) {
-            return;
+            return self.note_missed(kind, id);
         }
         match kind {
             DataKind::Read { range } => {
@@ -74,6 +74,18 @@ impl VolumePart {
                     .collect();
                 self.mark(ranges, MarkReason::FlushError { error });
             }
+        }
+    }
+
+    /// A client's write that the disk did not take, because it was given up meanwhile (or refused the alignment). The peer has
+    /// it, sent before the word of the failed disk: it does not know that this copy lacks it, and the log will be clean.
+    fn note_missed(&mut self, kind: &DataKind, id: u64) {
+        let is_sent = |request: &Request| request.is_client() && request.net != Net::None;
+        if !self.requests.get(&id).is_some_and(is_sent) {
+            return;
+        }
+        if let DataKind::Write { range, .. } | DataKind::WriteZeroes { range, .. } = kind {
+            self.mark(vec![range.touched_blocks()], MarkReason::MissedWrite);
         }
     }
 

@@ -25,7 +25,7 @@ impl World {
 
     pub(crate) fn dialled(&mut self, node: usize) {
         let other = 1 - node;
-        if self.network.partitioned || !self.nodes[other].up {
+        if (0..2).any(|node| self.network.holds_back(node)) || !self.nodes[other].up {
             return self.tell_peer_part(
                 node,
                 PeerIn::DialFailed {
@@ -72,6 +72,7 @@ impl World {
         }
         let count = frames.len();
         for frame in frames {
+            self.coverage.sent(frame.message.kind());
             connection.towards[1 - node].push(frame);
         }
         for _ in 0..count {
@@ -80,13 +81,13 @@ impl World {
     }
 
     fn schedule_transmit(&mut self, towards: usize, socket: u64) {
-        let delay = self.delay(30 * MICROSECOND);
+        let delay = self.delay(30 * MICROSECOND * self.network.slow.max(1));
         self.schedule(towards, delay, Event::Transmit(socket));
     }
 
     /// A frame (or the end) reaches this node.
     pub(crate) fn transmit(&mut self, node: usize, socket: u64) {
-        if self.network.partitioned {
+        if self.network.holds_back(node) {
             // What TCP sends again and again.
             self.schedule(node, 20 * MILLISECOND, Event::Transmit(socket));
             return;

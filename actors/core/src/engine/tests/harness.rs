@@ -383,6 +383,15 @@ impl Harness {
         number
     }
 
+    /// The disk part has no disk for it any more.
+    pub fn refuse(&mut self, id: OperationId) {
+        self.operations.remove(&id).expect("in flight");
+        self.send(VolumeIn::Completed(vec![DataCompletion {
+            id,
+            result: Err((ErrorNumber(0), 19)),
+        }]));
+    }
+
     pub fn complete_all(&mut self) {
         while let Some(id) = self.operations.keys().next().copied() {
             self.complete(id);

@@ -1,7 +1,7 @@
 //! The state part and the peer both know more than this part's snapshot says: nothing final is said by an old one.
 
 use super::harness::*;
-use crate::bitmap::BitmapIn;
+use crate::bitmap::{BitmapIn, MarkReason};
 use crate::engine::VolumeIn;
 use crate::identity::ErrorNumber;
 use crate::part::Instant;
@@ -125,4 +125,24 @@ fn read_that_the_peer_cannot_answer_yet_is_asked_again() {
     let request = h.last_request();
     h.hear_with(Message::ReadData { request }, Some(bytes(sectors(0, 8), 7)));
     assert_eq!(h.answered(1), None);
+}
+
+/// The disk part heard first that the disk failed, and did not take the write; the peer got it before the word of the failure.
+#[test]
+fn a_write_that_the_failed_disk_did_not_take_is_marked() {
+    let mut h = Harness::new(connected());
+    h.grant(&[0]);
+    h.write(1, sectors(8, 16));
+    assert_eq!(h.sent(|m| matches!(m, Message::Write { .. })), 1);
+    h.refuse(h.oldest());
+    assert_eq!(h.marked_for(MarkReason::MissedWrite), vec![blocks(1, 2)]);
+}
+
+#[test]
+fn a_write_that_is_nowhere_is_not_marked() {
+    let mut h = Harness::new(alone());
+    h.grant(&[0]);
+    h.write(1, sectors(8, 16));
+    h.refuse(h.oldest());
+    assert_eq!(h.marked_for(MarkReason::MissedWrite), vec![]);
 }

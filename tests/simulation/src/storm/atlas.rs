@@ -1,0 +1,85 @@
+//! Which actions the promises cover at a moment. A storm inside of them never takes both good copies of a block; everything
+//! else is allowed, and what is not allowed does not happen.
+
+use super::action::{Action, Order, Victim, index};
+use mendblock_core::part::PartName;
+
+/// Who may be hurt now.
+#[derive(Clone, Copy, Debug)]
+pub struct Atlas {
+    /// Of this round.
+    pub victim: Victim,
+    /// The node that is Primary, or was when its process ended.
+    pub primary: usize,
+    /// Nothing is covered, so everything is allowed, but a second Primary.
+    pub beyond: bool,
+}
+
+/// Parts whose death ends the connection. Until it is back, what clients write is on the Primary's disk alone.
+const ENDS_CONNECTION: [PartName; 4] = [
+    PartName::State,
+    PartName::Bitmap,
+    PartName::Volume,
+    PartName::Peer,
+];
+
+impl Atlas {
+    /// Whether it may happen.
+    #[must_use]
+    pub fn allows(&self, action: &Action) -> bool {
+        match *action {
+            Action::Round(_) | Action::Requests(_) | Action::Pause(_) | Action::Heal => true,
+            Action::Clock(..) | Action::KillSession(_) | Action::Slow(_) => true,
+            // A second Primary with other data would be a split brain, which is a refusal and no promise.
+            Action::TakeOver => self.victim == Victim::PrimaryProcess && !self.beyond,
+            Action::Order(_, Order::Primary) => false,
+            _ if self.beyond => true,
+            Action::Kill(_, part) => self.victim != Victim::PrimaryDisk || !ENDS_CONNECTION.contains(&part),
+            Action::Break | Action::Partition | Action::Deaf(_) => self.victim == Victim::Secondary,
+            Action::Crash { node, .. } | Action::Start(node) => self.process(index(node)),
+            Action::Order(node, order) => self.order(index(node), order),
+            Action::Unreadable(node, _)
+            | Action::Unwritable(node, _)
+            | Action::FailingFlushes(node, _)
+            | Action::UnwritableMeta(node, _)
+            | Action::UnwritableHealth(node)
+            | Action::Hang(node)
+            | Action::Thaw(node)
+            | Action::Dead(node)
+            | Action::MendDisk(node)
+            | Action::Handlers(node, ..) => self.disk(index(node)),
+        }
+    }
+
+    fn is_primary(&self, node: usize) -> bool {
+        node == self.primary
+    }
+
+    fn process(&self, node: usize) -> bool {
+        match self.victim {
+            Victim::Secondary => !self.is_primary(node),
+            Victim::PrimaryProcess => self.is_primary(node),
+            Victim::Both => true,
+            Victim::Nobody | Victim::PrimaryDisk => false,
+        }
+    }
+
+    fn disk(&self, node: usize) -> bool {
+        match self.victim {
+            Victim::Secondary => !self.is_primary(node),
+            Victim::PrimaryDisk => self.is_primary(node),
+            Victim::Nobody | Victim::PrimaryProcess | Victim::Both => false,
+        }
+    }
+
+    fn order(&self, node: usize, order: Order) -> bool {
+        match order {
+            // Refused while clients are there.
+            Order::Secondary => self.is_primary(node) && self.victim == Victim::Nobody,
+            Order::Connect => true,
+            Order::Disconnect => self.victim == Victim::Secondary,
+            Order::Attach | Order::Detach { .. } | Order::Invalidate => self.disk(node),
+            Order::Primary => false,
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Storms: everything at random, from one seed. A storm is a *plan*, a list of actions that can be shown, shortened and kept
+//! as a regression; the *atlas* decides, while it runs, which of them the promises cover at that moment.
+//!
+//! Read in this order: [`action`], [`plan`] (what a seed draws), [`atlas`], [`run`] (what is checked), [`shrink`].
+
+pub mod action;
+pub mod atlas;
+pub mod plan;
+pub mod run;
+pub mod shrink;
+pub mod table;

@@ -1,0 +1,210 @@
+//! What a seed draws. Each storm has its own subset of troubles and its own rates: a storm with everything in it hides what
+//! only a few of them do together.
+
+use super::action::{Action, Order, Region, Victim};
+use fastrand::Rng;
+use mendblock_core::configuration::OnIoError;
+use mendblock_kit::wiring::SINGLE;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of each disk.
+pub const DISK_BYTES: u64 = 12 << 20;
+
+/// Inside what the promises cover, or beyond it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// One good copy of every block stays reachable: no client may see an error, nothing may be lost.
+    Inside,
+    /// Anything may fail at any moment: errors are allowed, wrong data is not.
+    Beyond,
+}
+
+/// A storm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Seed of all that is not in the plan: delays, requests, what a crash leaves.
+    pub seed: u64,
+    /// What it may do.
+    pub mode: Mode,
+    /// Policy of both nodes.
+    pub on_io_error: OnIoError,
+    /// Clients at a time.
+    pub clients: u8,
+    /// What happens.
+    pub actions: Vec<Action>,
+}
+
+/// Kinds of trouble; a storm has some of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Line,
+    Process,
+    Deaths,
+    Sectors,
+    Meta,
+    Hang,
+    Orders,
+    Handlers,
+    Clock,
+}
+
+const TROUBLES: [Trouble; 9] = [
+    Trouble::Line,
+    Trouble::Process,
+    Trouble::Deaths,
+    Trouble::Sectors,
+    Trouble::Meta,
+    Trouble::Hang,
+    Trouble::Orders,
+    Trouble::Handlers,
+    Trouble::Clock,
+];
+
+const VICTIMS: [Victim; 7] = [
+    Victim::Secondary,
+    Victim::Secondary,
+    Victim::PrimaryDisk,
+    Victim::PrimaryDisk,
+    Victim::PrimaryProcess,
+    Victim::Both,
+    Victim::Nobody,
+];
+
+impl Plan {
+    /// The storm of a seed.
+    #[must_use]
+    pub fn of_seed(seed: u64, mode: Mode) -> Self {
+        let mut random = Rng::with_seed(seed ^ 0x0073_746f_726d);
+        let policies = [OnIoError::Detach, OnIoError::PassOn, OnIoError::CallLocalIoError];
+        let on_io_error = policies[random.usize(0..policies.len())];
+        let mut draw = Draw::new(&mut random);
+        let rounds = draw.random.usize(1..6);
+        let mut actions = Vec::new();
+        for _ in 0..rounds {
+            let victim = VICTIMS[draw.random.usize(0..VICTIMS.len())];
+            actions.push(Action::Round(victim));
+            for _ in 0..draw.random.usize(1..9) {
+                let trouble = draw.action();
+                actions.push(trouble);
+                actions.push(draw.requests());
+            }
+        }
+        let clients = random.u8(1..4);
+        Self {
+            seed,
+            mode,
+            on_io_error,
+            clients,
+            actions,
+        }
+    }
+}
+
+struct Draw<'a> {
+    random: &'a mut Rng,
+    troubles: Vec<Trouble>,
+    /// Requests between two troubles at most.
+    requests: u16,
+    blocks: u64,
+}
+
+impl<'a> Draw<'a> {
+    fn new(random: &'a mut Rng) -> Self {
+        let mut troubles: Vec<Trouble> = TROUBLES.into_iter().filter(|_| random.bool()).collect();
+        if troubles.is_empty() {
+            troubles.push(Trouble::Deaths);
+        }
+        let requests = [2, 10, 30][random.usize(0..3)];
+        Self {
+            random,
+            troubles,
+            requests,
+            blocks: DISK_BYTES / 4096 - 64,
+        }
+    }
+
+    fn requests(&mut self) -> Action {
+        match self.random.u8(0..8) {
+            0 => Action::Pause(self.random.u16(1..2_000)),
+            _ => Action::Requests(self.random.u16(1..=self.requests)),
+        }
+    }
+
+    fn action(&mut self) -> Action {
+        let node = self.random.u8(0..2);
+        match self.troubles[self.random.usize(0..self.troubles.len())] {
+            Trouble::Line => self.line(node),
+            Trouble::Process => match self.random.u8(0..4) {
+                0 => Action::Start(node),
+                1 => Action::TakeOver,
+                _ => Action::Crash {
+                    node,
+                    power: self.random.bool(),
+                },
+            },
+            Trouble::Deaths => match self.random.u8(0..8) {
+                0 => Action::KillSession(self.random.u8(..)),
+                _ => Action::Kill(node, SINGLE[self.random.usize(0..SINGLE.len())]),
+            },
+            Trouble::Sectors => self.sectors(node),
+            Trouble::Meta => match self.random.u8(0..6) {
+                0 => Action::MendDisk(node),
+                1 => Action::UnwritableHealth(node),
+                2 => Action::FailingFlushes(node, self.random.u8(1..4)),
+                _ => {
+                    let regions = [Region::Superblock, Region::ActivityLog, Region::Bitmap];
+                    Action::UnwritableMeta(node, regions[self.random.usize(0..3)])
+                }
+            },
+            Trouble::Hang => match self.random.u8(0..3) {
+                0 => Action::Hang(node),
+                1 => Action::Dead(node),
+                _ => Action::Thaw(node),
+            },
+            Trouble::Orders => Action::Order(node, self.order()),
+            Trouble::Handlers => {
+                let code = [0, 1, 3][self.random.usize(0..3)];
+                let milliseconds = [0, 20, 3_000, 60_000][self.random.usize(0..4)];
+                Action::Handlers(node, code, milliseconds)
+            }
+            Trouble::Clock => Action::Clock(node, self.random.i32(-100_000..100_000)),
+        }
+    }
+
+    fn line(&mut self, node: u8) -> Action {
+        match self.random.u8(0..6) {
+            0 => Action::Partition,
+            1 => Action::Deaf(node),
+            2 => Action::Slow(self.random.u16(2..200)),
+            3 => Action::Heal,
+            _ => Action::Break,
+        }
+    }
+
+    fn sectors(&mut self, node: u8) -> Action {
+        // Clients use few places: most of the faults are to be met.
+        let block = self.random.u64(0..self.blocks);
+        match self.random.u8(0..6) {
+            0 => Action::FailingFlushes(node, self.random.u8(1..4)),
+            1 => Action::MendDisk(node),
+            2 => Action::Unwritable(node, block),
+            _ => Action::Unreadable(node, block),
+        }
+    }
+
+    fn order(&mut self) -> Order {
+        let force = self.random.u8(0..4) == 0;
+        let orders = [
+            Order::Attach,
+            Order::Attach,
+            Order::Detach { force },
+            Order::Detach { force },
+            Order::Connect,
+            Order::Disconnect,
+            Order::Invalidate,
+            Order::Primary,
+            Order::Secondary,
+        ];
+        orders[self.random.usize(0..orders.len())]
+    }
+}
