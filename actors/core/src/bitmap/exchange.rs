@@ -41,6 +41,14 @@ impl BitmapPart {
         self.exchange.ordered = Some((connection, source, after));
     }
 
+    /// The peer's list of bad blocks begins a new round of parameters. What came of its map belongs to an exchange that one
+    /// of the two gave up: laid over this map it would hide every bit that was set since.
+    pub(super) fn begin_round(&mut self, connection: ConnectionNumber) {
+        self.exchange.early.retain(|(of, _)| *of != connection);
+        self.exchange.running.take_if(|(of, _)| *of == connection);
+        self.exchange.ordered.take_if(|(of, ..)| *of == connection);
+    }
+
     pub(super) fn begin_ordered_exchange(&mut self, out: &mut Outbox<BitmapEffect>) {
         let due = self
             .exchange

@@ -61,6 +61,7 @@ impl BitmapPart {
                 tombstones,
                 last,
             } => {
+                self.begin_round(connection);
                 self.merge_lists(connection, &own, &suspect, &tombstones, out);
                 if last {
                     self.persist_merge(connection, out);

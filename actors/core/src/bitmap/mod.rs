@@ -50,6 +50,8 @@ pub enum MarkReason {
     MissedWrite,
     /// The Primary answered such a write with an error: "missed" becomes "failed write".
     FailedWrite,
+    /// Written here, not known to be stable, and this disk goes: bits only. The peer has it, or its lack is marked by itself.
+    Unflushed,
     /// The sender of a mirrored write has no disk: bits, this disk is the only one that has it.
     OnlyCopy,
 }

@@ -463,7 +463,9 @@ fn of_reason(reason: MarkReason, peer: Whose) -> (Option<Whose>, Option<Cause>, 
         MarkReason::FlushError { error } => (None, None, Some(error)),
         MarkReason::PeerFailed => (Some(peer), Some(Cause::MissedWrite), None),
         MarkReason::MissedWrite => (Some(Whose::Own), Some(Cause::MissedWrite), None),
-        MarkReason::PeerLacks | MarkReason::FailedWrite | MarkReason::OnlyCopy => (None, None, None),
+        MarkReason::PeerLacks | MarkReason::FailedWrite | MarkReason::Unflushed | MarkReason::OnlyCopy => {
+            (None, None, None)
+        }
     }
 }
 

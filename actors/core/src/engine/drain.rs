@@ -104,7 +104,7 @@ impl VolumePart {
                 }),
         );
         if !ranges.is_empty() {
-            self.mark(ranges, MarkReason::PeerLacks);
+            self.mark(ranges, MarkReason::Unflushed);
         }
         let life = self
             .snapshot

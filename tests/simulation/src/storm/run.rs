@@ -6,6 +6,7 @@ use super::plan::{DISK_BYTES, Mode, Plan};
 use crate::load::Load;
 use crate::ready::ready_pair;
 use mendblock_core::helper::Handler;
+use mendblock_core::identity::PartGeneration;
 use mendblock_core::volume::machine::Command;
 use mendblock_core::volume::state::{ConnectionState, DiskState, Role};
 use mendblock_kit::coverage::Coverage;
@@ -70,8 +71,8 @@ struct Storm<'a> {
     requests: u64,
     /// The Primary lost its power and is not back: what no flush covered may be gone when it is.
     power_lost: bool,
-    /// Orders that are to be answered, with their node and its process.
-    orders: Vec<(usize, u64, u64)>,
+    /// Orders that are to be answered, with their node, and the life and state part that they were given to.
+    orders: Vec<(usize, (u64, PartGeneration), u64)>,
     /// What the Primary had when its process ended is on the other node too.
     may_take_over: bool,
 }
@@ -250,15 +251,19 @@ impl<'a> Storm<'a> {
             Order::Secondary => Command::Secondary,
         };
         let id = self.world.command(node, command);
-        self.orders.push((node, self.world.nodes[node].life, id));
+        let here = &self.world.nodes[node];
+        self.orders
+            .push((node, (here.life, here.parts.state.generation), id));
     }
 
-    /// Every order has its answer, sooner or later (P5), unless its process ended.
+    /// Every order has its answer, sooner or later (P5), unless the state part that it was given to is no more: then whoever
+    /// gave it is told so by the port.
     fn orders_end(&mut self) {
-        for (node, life, id) in std::mem::take(&mut self.orders) {
+        for (node, receiver, id) in std::mem::take(&mut self.orders) {
             self.world.run_until("every order is answered", 120_000, |world| {
                 let here = &world.nodes[node];
-                here.answers.contains_key(&id) || here.life != life || !here.up
+                let living = (here.life, here.parts.state.generation);
+                here.answers.contains_key(&id) || living != receiver || !here.up
             });
         }
     }

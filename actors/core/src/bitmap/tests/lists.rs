@@ -199,6 +199,62 @@ fn wrong_pages_of_the_peer_end_the_connection() {
 }
 
 #[test]
+fn a_map_of_an_exchange_that_was_given_up_is_not_taken_for_the_next_one() {
+    let exchange = |node: &mut Node| {
+        node.send(BitmapIn::Exchange {
+            connection: LINK,
+            source: false,
+            after: MarkNumber(0),
+        });
+    };
+    let map = |node: &mut Node| {
+        let encoding = mendblock_net::wire::message::BitmapEncoding::Uniform(false);
+        let pages = node.map().unwrap().page_count();
+        node.peer(message(Message::BitmapPages {
+            first_page: 0,
+            pages,
+            encoding,
+        }));
+        node.peer(message(Message::BitmapEnd { set_bits: 0 }));
+    };
+    let exchanged = |node: &Node| {
+        let ended = |state: &&StateIn| matches!(state, StateIn::BitmapExchanged { .. });
+        node.state.iter().filter(ended).count()
+    };
+    for ordered in [false, true] {
+        let mut node = Node::attached(0);
+        if ordered {
+            exchange(&mut node);
+        } else {
+            map(&mut node);
+        }
+        // One of the two lost its disk; it is attached again: parameters, then another exchange.
+        node.peer(message(Message::BadBlocks {
+            own: vec![],
+            suspect: vec![],
+            tombstones: vec![],
+            last: true,
+        }));
+        if ordered {
+            map(&mut node);
+        } else {
+            exchange(&mut node);
+        }
+        assert_eq!(
+            exchanged(&node),
+            0,
+            "ordered {ordered}: the other half is still to come"
+        );
+        if ordered {
+            exchange(&mut node);
+        } else {
+            map(&mut node);
+        }
+        assert_eq!(exchanged(&node), 1, "ordered {ordered}");
+    }
+}
+
+#[test]
 fn a_list_longer_than_a_message_arrives_whole() {
     let (mut a, mut b) = (Node::attached(0), Node::attached(1));
     for block in 0..700 {

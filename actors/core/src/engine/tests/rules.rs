@@ -296,7 +296,7 @@ fn drain_waits_for_local_io_and_marks_what_is_not_retired() {
     let error = h.fail(read);
     assert_eq!(h.marked_for(MarkReason::ReadError { error }), vec![blocks(10, 1)]);
     let last = h.marked.last().unwrap().number;
-    assert_eq!(h.marked_for(MarkReason::PeerLacks), vec![blocks(0, 1)]);
+    assert_eq!(h.marked_for(MarkReason::Unflushed), vec![blocks(0, 1)]);
     assert!(
         matches!(h.state[..], [StateIn::Drained { mark, complete: true, .. }] if mark == last),
         "{:?}",
