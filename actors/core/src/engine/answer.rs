@@ -90,7 +90,7 @@ impl VolumePart {
                 only_there(request, snapshot)
             }
             // The state does not know of the failure yet, so nor does this snapshot know what the pair is like since.
-            (Local::Failed(number, _), _) if snapshot.errors_seen < number => Verdict::Wait,
+            _ if request.is_ahead_of(snapshot) => Verdict::Wait,
             // Nowhere for sure: once more, if the link comes back in time (R12) or I/O is suspended; else an error.
             (local, net) => {
                 let errno = if let Local::Failed(_, 28) = local { 28 } else { 5 };
@@ -133,6 +133,7 @@ impl VolumePart {
             (Local::Failed(..) | Local::None | Local::Abandoned, Net::Done(_)) => {
                 only_there(request, snapshot)
             }
+            _ if request.is_ahead_of(snapshot) => Verdict::Wait,
             (Local::None, Net::None) if !current => {
                 self.again_or(snapshot, true, 5, "no up-to-date copy is reachable")
             }

@@ -173,9 +173,7 @@ impl VolumePart {
             return;
         };
         let tried = (request.no_local.is_some(), request.no_peer);
-        let unseen = request
-            .no_local
-            .is_some_and(|number| snapshot.errors_seen < number);
+        let unseen = request.is_ahead_of(&snapshot);
         match path::read(&snapshot, &self.bad, &self.configuration, range, tried, self.now) {
             ReadPath::Local => {
                 self.running(id);
@@ -220,7 +218,14 @@ impl VolumePart {
             Ok(way) => way,
             Err(ReadPath::Wait(_)) => return,
             Err(_) if snapshot.vector.suspended.any() => return,
-            Err(_) if failed.is_some_and(|(number, _)| snapshot.errors_seen < number) => return,
+            Err(_)
+                if self
+                    .requests
+                    .get(&id)
+                    .is_some_and(|request| request.is_ahead_of(&snapshot)) =>
+            {
+                return;
+            }
             Err(ReadPath::Nowhere(why)) => {
                 return self.fail(id, no_space_or_eio(failed.map(|(_, errno)| errno)), why, out);
             }

@@ -183,6 +183,7 @@ impl VolumePart {
         };
         if let Some(entry) = self.requests.get_mut(&request) {
             entry.local = Local::Pending;
+            entry.tried_under = self.snapshot.as_ref().map(|snapshot| snapshot.number);
         }
         self.operations.insert(
             number,

@@ -1,7 +1,8 @@
 //! A request: who wants it, what, and how far its local and its net part are. The two parts are independent facts.
 
-use crate::identity::{ClientId, ConnectionNumber, ErrorNumber, MarkNumber, Sequence};
+use crate::identity::{ClientId, ConnectionNumber, ErrorNumber, MarkNumber, Sequence, SnapshotNumber};
 use crate::part::Instant;
+use crate::snapshot::Snapshot;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::units::SectorRange;
 
@@ -141,6 +142,8 @@ pub(super) struct Request {
     pub in_log: Option<u64>,
     /// A local read failed under this number (0: it was abandoned): never read locally again.
     pub no_local: Option<ErrorNumber>,
+    /// Snapshot under which it was given to the own disk.
+    pub tried_under: Option<SnapshotNumber>,
     /// The peer could not read it.
     pub no_peer: bool,
     /// The peer cannot say yet: it is not tried again before.
@@ -170,6 +173,7 @@ impl Request {
             epoch: 0,
             in_log: None,
             no_local: None,
+            tried_under: None,
             no_peer: false,
             not_before: None,
             data: None,
@@ -188,6 +192,20 @@ impl Request {
     /// Both parts have ended.
     pub fn parts_ended(&self) -> bool {
         self.local != Local::Pending && !matches!(self.net, Net::Pending(_))
+    }
+
+    /// Its failure on the own disk is news that this snapshot does not have yet; nor does it have what the pair is like since.
+    /// Without a number: the disk part did not take it, under a later snapshot.
+    pub fn is_ahead_of(&self, snapshot: &Snapshot) -> bool {
+        let failed = match self.local {
+            Local::Failed(number, _) => Some(number),
+            _ => self.no_local,
+        };
+        match failed {
+            None => false,
+            Some(ErrorNumber(0)) => self.tried_under == Some(snapshot.number),
+            Some(number) => snapshot.errors_seen < number,
+        }
     }
 
     pub fn is_read(&self) -> bool {

@@ -11,8 +11,10 @@ pub struct Atlas {
     pub victim: Victim,
     /// The node that is Primary, or was when its process ended.
     pub primary: usize,
-    /// Nothing is covered, so everything is allowed, but a second Primary.
+    /// Nothing is covered: everything is allowed, but a second Primary, and the loss of both disks as a whole in one round.
     pub beyond: bool,
+    /// The node whose disk as a whole was hurt in this round.
+    pub whole: Option<usize>,
 }
 
 /// Parts whose death ends the connection. Until it is back, what clients write is on the Primary's disk alone.
@@ -33,7 +35,11 @@ impl Atlas {
             // A second Primary with other data would be a split brain, which is a refusal and no promise.
             Action::TakeOver => self.victim == Victim::PrimaryProcess && !self.beyond,
             Action::Order(_, Order::Primary) => false,
-            _ if self.beyond => true,
+            // Both disks gone at once: a write that only the second one got, with no record anywhere that could be made
+            // durable, is not found missing when the first comes back alone. See docs/reliability.md.
+            _ if self.beyond => {
+                hurts_whole_disk(action).is_none_or(|node| self.whole.is_none_or(|whole| whole == node))
+            }
             Action::Kill(_, part) => self.victim != Victim::PrimaryDisk || !ENDS_CONNECTION.contains(&part),
             Action::Break | Action::Partition | Action::Deaf(_) => self.victim == Victim::Secondary,
             Action::Crash { node, .. } | Action::Start(node) => self.process(index(node)),
@@ -81,5 +87,19 @@ impl Atlas {
             Order::Attach | Order::Detach { .. } | Order::Invalidate => self.disk(node),
             Order::Primary => false,
         }
+    }
+}
+
+/// The node whose whole disk an action takes, or of what it holds all that was not flushed.
+#[must_use]
+pub fn hurts_whole_disk(action: &Action) -> Option<usize> {
+    match *action {
+        Action::Crash { node, power: true }
+        | Action::Dead(node)
+        | Action::FailingFlushes(node, _)
+        | Action::UnwritableMeta(node, _)
+        | Action::UnwritableHealth(node)
+        | Action::Order(node, Order::Detach { .. } | Order::Invalidate) => Some(index(node)),
+        _ => None,
     }
 }

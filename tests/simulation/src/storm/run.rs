@@ -1,7 +1,7 @@
 //! A storm runs: actions happen, and what must hold is checked on the way and at the end.
 
 use super::action::{Action, Order, Region, Victim, index};
-use super::atlas::Atlas;
+use super::atlas::{Atlas, hurts_whole_disk};
 use super::plan::{DISK_BYTES, Mode, Plan};
 use crate::load::Load;
 use crate::ready::ready_pair;
@@ -85,6 +85,7 @@ impl<'a> Storm<'a> {
             victim: Victim::Nobody,
             primary: 0,
             beyond: plan.mode == Mode::Beyond,
+            whole: None,
         };
         Self {
             plan,
@@ -102,6 +103,7 @@ impl<'a> Storm<'a> {
         for action in &self.plan.actions {
             if self.atlas.allows(action) {
                 self.world.note(0, || format!("ACTION {action:?}"));
+                self.atlas.whole = self.atlas.whole.or(hurts_whole_disk(action));
                 self.act(action);
             }
         }
@@ -122,6 +124,7 @@ impl<'a> Storm<'a> {
             Action::Round(victim) => {
                 self.peace();
                 self.atlas.victim = victim;
+                self.atlas.whole = None;
             }
             Action::Requests(count) => {
                 self.requests += u64::from(count);

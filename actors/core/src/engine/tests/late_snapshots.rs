@@ -146,3 +146,28 @@ fn a_write_that_is_nowhere_is_not_marked() {
     h.refuse(h.oldest());
     assert_eq!(h.marked_for(MarkReason::MissedWrite), vec![]);
 }
+
+/// The disk part has the later snapshot, in which the peer has become UpToDate and the own disk has failed.
+#[test]
+fn a_read_that_the_failed_disk_did_not_take_waits_for_the_snapshot_that_says_so() {
+    let mut h = Harness::new(connected());
+    h.publish(|s| s.vector.peer_disk = DiskState::Inconsistent);
+    h.read(1, sectors(0, 8));
+    h.refuse(h.oldest());
+    assert!(h.unanswered(1));
+    h.publish(|s| {
+        s.vector.disk = DiskState::Failed;
+        s.vector.peer_disk = DiskState::UpToDate;
+    });
+    assert_eq!(h.sent(|m| matches!(m, Message::Read { .. })), 1);
+}
+
+#[test]
+fn a_read_that_is_nowhere_fails_under_the_next_snapshot() {
+    let mut h = Harness::new(alone());
+    h.read(1, sectors(0, 8));
+    h.refuse(h.oldest());
+    assert!(h.unanswered(1));
+    h.publish(|s| s.vector.disk = DiskState::Failed);
+    assert_eq!(h.answered(1), Some(5));
+}

@@ -267,25 +267,36 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        let own = self.vector().disk.is_usable().then_some(self.current.identifiers);
-        let primary = self.vector().role == Role::Primary;
-        let connected = self.vector().connection.is_connected_or_better();
         if let Some(link) = self.link.as_mut() {
             link.generations = Some(info);
         }
-        if !info.attached {
-            return;
+        if self.takes_generations(&info, cx, out) {
+            let peer = identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]);
+            self.newer_than_own_disk(peer, out);
         }
-        let peer = identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]);
+    }
+
+    /// Takes up what the peer's disk says of its generation; false: it has none, or it is not the data that this node works
+    /// with, and they part.
+    fn takes_generations(
+        &mut self,
+        info: &GenerationInfo,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) -> bool {
+        if !info.attached {
+            return false;
+        }
+        let own = self.vector().disk.is_usable().then_some(self.current.identifiers);
         let received = exposed::receive(&Arrival {
             exposed: self.exposed,
             own,
             own_attach: self.health.attach_id,
-            primary,
-            connected,
+            primary: self.vector().role == Role::Primary,
+            connected: self.vector().connection.is_connected_or_better(),
             peer_attaches: self.vector().peer_disk <= DiskState::Negotiating,
             protocol: Agreed::OURS.protocol,
-            peer,
+            peer: identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]),
             skip_initial_sync: info.skip_initial_sync,
             made_for_you: (info.made_for_loss_of != 0).then_some(MadeForYou {
                 attach: info.made_for_loss_of,
@@ -294,11 +305,12 @@ impl StatePart {
         });
         match received {
             Err(refusal) => {
-                self.part_with_peer(DisconnectReason::DataNotCurrent, &refusal.to_string(), cx, out)
+                self.part_with_peer(DisconnectReason::DataNotCurrent, &refusal.to_string(), cx, out);
+                false
             }
             Ok(received) => {
                 self.exposed = received.exposed;
-                self.newer_than_own_disk(peer, out);
+                true
             }
         }
     }
@@ -450,6 +462,14 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
+        // Its own disk may have failed since the peer's generation came: what a disk of one's own would have settled by a
+        // resync is old data for a Primary without one.
+        let info = self.link.as_ref().and_then(|link| link.generations);
+        if !self.vector().disk.is_usable()
+            && info.is_some_and(|info| info.attached && !self.takes_generations(&info, cx, out))
+        {
+            return;
+        }
         let peer_role = self.peer_role();
         let confirmed = self.confirmed_by_exposed_id(peer_disk, peer_role);
         let raise = confirmed == Confirmed::ByExposedId;

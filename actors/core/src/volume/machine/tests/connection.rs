@@ -5,7 +5,7 @@ use crate::configuration::OnIoError::{Detach, PassOn};
 use crate::helper::Handler;
 use crate::identity::ConnectionNumber;
 use crate::peer::LinkWish;
-use crate::volume::machine::{Command, StateIn};
+use crate::volume::machine::{Command, ErrorKind, StateIn};
 use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
 use mendblock_net::wire::message::{Message, RequestedChange, WireRecord};
 use mendblock_storage::format::superblock::Flags;
@@ -685,4 +685,20 @@ fn a_new_state_part_of_a_source_makes_the_connection_anew() {
     assert_eq!(world.vector().connection, ConnectionState::WFConnection);
     assert!(world.events.iter().any(|event| matches!(event, Event::Dropped)));
     assert_eq!(world.vector().disk, DiskState::UpToDate);
+}
+
+#[test]
+fn a_primary_whose_disk_fails_during_the_handshake_refuses_old_data() {
+    // It went on alone under a new generation; the peer would have been brought up to date from its disk.
+    let mut world = World::primary_connected(Detach);
+    world.link_down();
+    world.settle();
+    assert_ne!(world.superblock.generations.slots()[0] | 1, BASE | 1);
+    world.fate(Kind::Merge, Fate::Hold);
+    world.link_up();
+    assert_eq!(world.vector().connection, ConnectionState::WFReportParams);
+    world.io_error(ErrorKind::Write, 7, EIO);
+    world.release(Kind::Merge);
+    world.settle();
+    stand_alone(&world, DisconnectReason::DataNotCurrent);
 }
