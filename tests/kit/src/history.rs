@@ -17,6 +17,10 @@ struct Write {
     effective: Option<u64>,
     /// On stable storage of every node: FUA, or flushed since.
     stable: bool,
+    /// Answered well.
+    answered: bool,
+    /// It may vanish, though it was read: nothing was promised of it, and more failed than the promises cover.
+    doubtful: bool,
 }
 
 /// A read that returned what it must not.
@@ -43,6 +47,8 @@ const INITIAL: Write = Write {
     ended: Some(0),
     effective: Some(0),
     stable: true,
+    answered: true,
+    doubtful: false,
 };
 
 impl History {
@@ -61,6 +67,8 @@ impl History {
                 ended: None,
                 effective: None,
                 stable: false,
+                answered: false,
+                doubtful: false,
             };
             self.sectors
                 .entry(sector)
@@ -76,6 +84,7 @@ impl History {
             for write in writes.filter(|write| write.value == value && write.began == began) {
                 write.ended = write.ended.or(Some(now));
                 if ok {
+                    (write.answered, write.doubtful) = (true, false);
                     write.effective = Some(write.effective.map_or(now, |at| at.min(now)));
                 }
             }
@@ -118,6 +127,16 @@ impl History {
         }
     }
 
+    /// More failed than the promises cover: a write that was not answered well may vanish though it was read, and with
+    /// `power` also what no flush covers.
+    pub fn doubt(&mut self, power: bool) {
+        for write in self.sectors.values_mut().flatten() {
+            if !write.answered || (power && !write.stable) {
+                (write.effective, write.doubtful) = (None, true);
+            }
+        }
+    }
+
     /// A read between `began` and `now` returned `value`.
     pub fn read(&mut self, sector: u64, value: Value, began: u64, now: u64) -> Result<(), Violation> {
         let writes = self.sectors.entry(sector).or_insert_with(|| vec![INITIAL]);
@@ -147,6 +166,7 @@ impl History {
                 value,
                 legal: legal_values,
             }),
+            [write] if write.doubtful => Ok(()),
             [write] => {
                 write.effective = Some(write.effective.map_or(now, |at| at.min(now)));
                 Ok(())

@@ -18,6 +18,7 @@ mod sync;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod uncompared;
 mod waits;
 
 pub use part::StatePart;

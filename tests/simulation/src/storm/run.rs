@@ -199,9 +199,9 @@ impl<'a> Storm<'a> {
         if !self.world.nodes[node].up {
             return;
         }
-        if self.atlas.beyond && power {
+        if self.atlas.beyond {
             // Its disk may have been the only one.
-            self.world.history.power_lost();
+            self.world.history.doubt(power);
         } else if node == self.atlas.primary {
             self.power_lost |= power;
             self.may_take_over = self.world.is_healthy();

@@ -278,7 +278,7 @@ impl StatePart {
 
     /// Takes up what the peer's disk says of its generation; false: it has none, or it is not the data that this node works
     /// with, and they part.
-    fn takes_generations(
+    pub(super) fn takes_generations(
         &mut self,
         info: &GenerationInfo,
         cx: &mut Context<'_>,
@@ -443,7 +443,7 @@ impl StatePart {
         self.own_negotiated().zip(peer)
     }
 
-    fn own_negotiated(&self) -> Option<NegotiatedDisk> {
+    pub(super) fn own_negotiated(&self) -> Option<NegotiatedDisk> {
         let decided = self
             .attach
             .as_ref()
@@ -452,56 +452,6 @@ impl StatePart {
         match (self.vector().disk, decided) {
             (DiskState::Negotiating, Some(decided)) => negotiated(decided.disk),
             (disk, _) => negotiated(disk),
-        }
-    }
-
-    /// One side has no disk: nothing to compare.
-    fn connected_without_comparison(
-        &mut self,
-        peer_disk: DiskState,
-        cx: &mut Context<'_>,
-        out: &mut Outbox<StateEffect>,
-    ) {
-        // Its own disk may have failed since the peer's generation came: what a disk of one's own would have settled by a
-        // resync is old data for a Primary without one.
-        let info = self.link.as_ref().and_then(|link| link.generations);
-        if !self.vector().disk.is_usable()
-            && info.is_some_and(|info| info.attached && !self.takes_generations(&info, cx, out))
-        {
-            return;
-        }
-        let peer_role = self.peer_role();
-        let confirmed = self.confirmed_by_exposed_id(peer_disk, peer_role);
-        let raise = confirmed == Confirmed::ByExposedId;
-        let changed = self.change(Kind::Soft, confirmed, "connected", out, |v| {
-            v.connection = ConnectionState::Connected;
-            v.peer_disk = peer_disk;
-            v.peer_role = peer_role;
-            if raise && matches!(v.disk, DiskState::Outdated | DiskState::Consistent) {
-                v.disk = DiskState::UpToDate;
-            }
-        });
-        if let Err(refusal) = changed {
-            return self.part_with_peer(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
-        }
-        self.connected(cx, out);
-    }
-
-    /// A Primary without a disk that works with exactly our generation proves that our disk is current.
-    fn confirmed_by_exposed_id(&self, peer_disk: DiskState, peer_role: Role) -> Confirmed {
-        let exposed = self
-            .link
-            .as_ref()
-            .and_then(|link| link.generations)
-            .map_or(Generation::NONE, |info| Generation(info.exposed));
-        let proof = peer_disk < DiskState::Negotiating
-            && peer_role == Role::Primary
-            && !exposed.is_none()
-            && exposed.same(self.current.identifiers.current);
-        if proof {
-            Confirmed::ByExposedId
-        } else {
-            Confirmed::Nothing
         }
     }
 
@@ -672,7 +622,7 @@ impl StatePart {
     }
 
     /// The connection is established.
-    fn connected(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn connected(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         self.current.alone_settled = true;
         self.current.link_lost_at = None;
         self.current.reasons.down = None;

@@ -702,3 +702,21 @@ fn a_primary_whose_disk_fails_during_the_handshake_refuses_old_data() {
     world.settle();
     stand_alone(&world, DisconnectReason::DataNotCurrent);
 }
+
+#[test]
+fn a_node_behind_a_disk_that_failed_during_the_handshake_is_outdated() {
+    for (newer, disk) in [(true, DiskState::Outdated), (false, DiskState::UpToDate)] {
+        let mut world = World::attached(Detach);
+        if newer {
+            world.peer.ids = [0x2000, BASE, 0, 0];
+            world.peer.exposed = 0x2000;
+        }
+        (world.peer.role, world.peer.disk) = (Role::Primary, DiskState::Failed);
+        let world = world.connect();
+        let vector = world.vector();
+        assert_eq!(
+            (vector.connection, vector.disk),
+            (ConnectionState::Connected, disk)
+        );
+    }
+}
