@@ -17,6 +17,7 @@ pub mod helper;
 pub mod identity;
 pub mod part;
 pub mod peer;
+pub mod planted;
 pub mod resync;
 pub mod snapshot;
 pub mod volume;

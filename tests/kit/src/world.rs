@@ -344,7 +344,7 @@ impl World {
     /// Runs until something holds: true; or for so long: false.
     pub fn reaches(&mut self, milliseconds: u64, holds: impl Fn(&Self) -> bool) -> bool {
         let until = self.now + milliseconds * MILLISECOND;
-        let events = self.events + 3_000_000;
+        let events = self.events + 500_000;
         while !holds(self) {
             let due = self
                 .queue

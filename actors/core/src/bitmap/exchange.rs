@@ -7,6 +7,7 @@ use crate::fact::Fact;
 use crate::identity::{ConnectionNumber, MarkNumber};
 use crate::part::{Outbox, To};
 use crate::peer::{PeerFrame, PeerIn};
+use crate::planted::{Fault, is_planted};
 use crate::volume::machine::StateIn;
 use mendblock_net::wire::message::{BitmapEncoding, Message};
 use mendblock_storage::buffer::Buffer;
@@ -44,6 +45,9 @@ impl BitmapPart {
     /// The peer's list of bad blocks begins a new round of parameters. What came of its map belongs to an exchange that one
     /// of the two gave up: laid over this map it would hide every bit that was set since.
     pub(super) fn begin_round(&mut self, connection: ConnectionNumber) {
+        if is_planted(Fault::KeepOldMap) {
+            return;
+        }
         self.exchange.early.retain(|(of, _)| *of != connection);
         self.exchange.running.take_if(|(of, _)| *of == connection);
         self.exchange.ordered.take_if(|(of, ..)| *of == connection);

@@ -11,6 +11,7 @@ use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
 use crate::engine::VolumeIn;
 use crate::identity::{ConnectionNumber, MarkNumber, PartGeneration, Query};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
+use crate::planted::{Fault, is_planted};
 use crate::resync::ResyncIn;
 use crate::snapshot::Snapshot;
 use crate::volume::machine::StateIn;
@@ -193,7 +194,16 @@ impl BitmapPart {
                 query,
                 after,
                 ..
-            } => self.pages.want(requester, query, after),
+            } => {
+                if requester == PartName::State && is_planted(Fault::SkipBitmapOnDetach) {
+                    return out.send(To::State(StateIn::WrittenOut {
+                        query,
+                        result: Ok(()),
+                        uncovered: false,
+                    }));
+                }
+                self.pages.want(requester, query, after);
+            }
             BitmapIn::SetAll { query, reason } => self.set_all(query, &reason, out),
             BitmapIn::ClearAll { reason } => self.clear_all(&reason, out),
             BitmapIn::SetHeader { query, change } => self.set_header(query, *change, out),

@@ -8,6 +8,7 @@ use crate::bitmap::{ClearReason, MarkReason};
 use crate::fact::Fact;
 use crate::identity::{ClientId, Sequence};
 use crate::part::Outbox;
+use crate::planted::{Fault, is_planted};
 use crate::snapshot::Snapshot;
 use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
@@ -69,6 +70,10 @@ impl VolumePart {
         match (request.local, request.net) {
             // On both. On a SyncTarget's disk it counts because the peer, which is UpToDate, has it too (T5).
             (Local::Done, Net::Done(_)) => Verdict::Ok,
+            (Local::Done, Net::Pending(_)) if is_planted(Fault::AnswerBeforePeer) => Verdict::Ok,
+            (Local::Done, Net::None | Net::Lost(_)) if is_planted(Fault::AnswerBeforeGeneration) => {
+                Verdict::Ok
+            }
             // The peer failed it: answered when this node's suspect record and bit are durable (T3). Else a demotion or crash
             // now would leave equal generations and two different copies.
             (Local::Done, Net::Failed(_)) if current => match request.mark {
@@ -124,6 +129,7 @@ impl VolumePart {
         let current = self.disk_is_current();
         match (request.local, request.net) {
             (Local::Done, Net::Done(_)) => Verdict::Ok,
+            (Local::Done, _) if is_planted(Fault::FlushAlone) => Verdict::Ok,
             // The peer is lost: it is not an up-to-date replica any more once the new generation is durable.
             (Local::Done, Net::None | Net::Lost(_) | Net::Failed(_)) if current => {
                 let settled =
@@ -310,6 +316,7 @@ fn gone(snapshot: &Snapshot) -> bool {
 /// The peer has it, this node's disk failed it or was not asked (T1).
 fn only_there(request: &Request, snapshot: &Snapshot) -> Verdict {
     let settled = match request.local {
+        _ if is_planted(Fault::NoOutdatedNote) => true,
         Local::Failed(number, _) => {
             snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled)
         }

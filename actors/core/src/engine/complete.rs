@@ -8,6 +8,7 @@ use crate::bitmap::{MarkOutcome, MarkReason};
 use crate::disk::{DataCompletion, DataKind};
 use crate::identity::{ErrorNumber, MarkNumber, OperationId};
 use crate::part::Outbox;
+use crate::planted::{Fault, is_planted};
 use mendblock_storage::units::{BlockRange, EXTENT_BLOCKS, SectorRange};
 
 impl VolumePart {
@@ -50,6 +51,7 @@ impl VolumePart {
             return self.note_missed(kind, id);
         }
         match kind {
+            DataKind::Read { .. } if error.0 > 1 && is_planted(Fault::ForgetSecondBadBlock) => {}
             DataKind::Read { range } => {
                 self.mark(vec![range.touched_blocks()], MarkReason::ReadError { error });
                 let probe = self
@@ -81,7 +83,7 @@ impl VolumePart {
     /// it, sent before the word of the failed disk: it does not know that this copy lacks it, and the log will be clean.
     fn note_missed(&mut self, kind: &DataKind, id: u64) {
         let is_sent = |request: &Request| request.is_client() && request.net != Net::None;
-        if !self.requests.get(&id).is_some_and(is_sent) {
+        if !self.requests.get(&id).is_some_and(is_sent) || is_planted(Fault::ForgetMissedWrite) {
             return;
         }
         if let DataKind::Write { range, .. } | DataKind::WriteZeroes { range, .. } = kind {

@@ -9,6 +9,7 @@ use super::request::{Local, Net, Origin, Request, Work};
 use crate::bitmap::{BitmapIn, ClearReason};
 use crate::disk::DataKind;
 use crate::part::{Outbox, To};
+use crate::planted::{Fault, is_planted};
 use crate::resync::{JobEnd, ResyncIn};
 use crate::volume::state::ConnectionState;
 use mendblock_net::wire::message::Message;
@@ -75,6 +76,9 @@ impl VolumePart {
             return self.ended_parts(id);
         };
         request.data = Some(buffer.clone());
+        if is_planted(Fault::ClearOnArrival) {
+            self.fetched(range);
+        }
         self.unflushed.extend(range.extents());
         self.submit(
             id,

@@ -8,6 +8,7 @@ use crate::bitmap::MarkReason;
 use crate::identity::{ConnectionNumber, MarkNumber};
 use crate::part::{Outbox, To};
 use crate::peer::PeerIn;
+use crate::planted::{Fault, is_planted};
 use crate::volume::machine::StateIn;
 use mendblock_storage::units::BlockRange;
 
@@ -114,7 +115,7 @@ impl VolumePart {
                 ranges.push(range.touched_blocks());
             }
         }
-        if ranges.is_empty() {
+        if ranges.is_empty() || is_planted(Fault::ForgetUnretired) {
             return Vec::new();
         }
         let mark = self.mark(ranges, MarkReason::PeerLacks);

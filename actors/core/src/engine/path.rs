@@ -4,6 +4,7 @@ use crate::bitmap::BadBlocks;
 use crate::configuration::VolumeConfiguration;
 use crate::identity::ConnectionNumber;
 use crate::part::Instant;
+use crate::planted::{Fault, is_planted};
 use crate::snapshot::Snapshot;
 use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_storage::units::{BLOCK_SECTORS, BlockRange, SectorRange};
@@ -44,7 +45,7 @@ fn first_touched(list: &[BlockRange], range: SectorRange) -> Option<BlockRange> 
 
 /// Whether the own copy of some block of the range must not be trusted (P2).
 pub(super) fn own_bad(bad: &BadBlocks, range: SectorRange) -> bool {
-    first_touched(&bad.own, range).is_some()
+    first_touched(&bad.own, range).is_some() && !is_planted(Fault::ReadBadBlock)
 }
 
 /// The first part of the range whose own copy must not be trusted.
@@ -70,10 +71,9 @@ pub(super) fn read(
     (no_local, no_peer): (bool, bool),
     now: Instant,
 ) -> ReadPath {
-    let local = snapshot.vector.disk == DiskState::UpToDate
-        && snapshot.disk.is_some()
-        && !no_local
-        && !own_bad(bad, range);
+    let readable = snapshot.vector.disk == DiskState::UpToDate
+        || (disk_usable(snapshot) && is_planted(Fault::ReadInconsistent));
+    let local = readable && snapshot.disk.is_some() && !no_local && !own_bad(bad, range);
     if local {
         return ReadPath::Local;
     }

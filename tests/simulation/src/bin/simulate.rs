@@ -9,8 +9,10 @@
 //! A storm that fails is shortened and written to a file. Exit code 1 if any failed.
 
 use clap::Parser;
+use mendblock_core::planted::Fault;
 use mendblock_kit::coverage::Coverage;
 use mendblock_simulation::storm::plan::{Mode, Plan};
+use mendblock_simulation::storm::planted::find;
 use mendblock_simulation::storm::run::run;
 use mendblock_simulation::storm::shrink::shrink;
 use mendblock_simulation::storm::table::table;
@@ -47,6 +49,9 @@ struct Arguments {
     /// Stop after so many failures.
     #[arg(long, default_value_t = 5)]
     failures: u64,
+    /// Plant each known fault, and say after how many storms (at most so many) it was found.
+    #[arg(long)]
+    planted: Option<u64>,
     /// Show the table of what was reached.
     #[arg(long)]
     table: bool,
@@ -70,6 +75,9 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         return one(&Plan::of_seed(seed, mode_of(&arguments, seed)));
     }
+    if let Some(most) = arguments.planted {
+        return plant(most);
+    }
     let first = arguments.first.unwrap_or_else(|| fastrand::u64(1 << 32..1 << 48));
     println!("first seed {first}");
     let (next, sums, begun) = (AtomicU64::new(first), Mutex::new(Sums::default()), Instant::now());
@@ -86,6 +94,26 @@ fn main() -> ExitCode {
         print!("{}", table(&sums.coverage));
     }
     ExitCode::from(u8::from(sums.failures > 0))
+}
+
+fn plant(most: u64) -> ExitCode {
+    let mut missed = 0;
+    for fault in Fault::ALL {
+        match find(fault, most) {
+            Some(found) => {
+                println!(
+                    "{fault:?}: storm {} of {most}: {}",
+                    found.seed,
+                    first_lines(&found.failure, 2)
+                );
+            }
+            None => {
+                missed += 1;
+                println!("{fault:?}: NOT FOUND in {most} storms");
+            }
+        }
+    }
+    ExitCode::from(u8::from(missed > 0))
 }
 
 fn mode_of(arguments: &Arguments, seed: u64) -> Mode {

@@ -6,6 +6,7 @@
 pub mod action;
 pub mod atlas;
 pub mod plan;
+pub mod planted;
 pub mod run;
 pub mod shrink;
 pub mod table;

@@ -7,6 +7,7 @@ use super::store::{Then, identifiers_of};
 use crate::bitmap::HeaderChange;
 use crate::fact::Fact;
 use crate::part::{Context, Outbox};
+use crate::planted::{Fault, is_planted};
 use crate::volume::generations::identifiers::Generation;
 use crate::volume::state::{ConnectionState, DiskState, Role};
 
@@ -85,6 +86,9 @@ impl StatePart {
     pub(super) fn lost_peer_data(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let vector = *self.vector();
         if vector.role != Role::Primary || vector.disk != DiskState::UpToDate || self.detach.is_some() {
+            return;
+        }
+        if is_planted(Fault::KeepGenerationOnLoss) {
             return;
         }
         let clean = self.current.identifiers.bitmap.is_none();

@@ -11,6 +11,7 @@ use crate::fact::Fact;
 use crate::helper::Handler;
 use crate::identity::{ConnectionNumber, MarkNumber, Query};
 use crate::part::{Context, Instant, Outbox, To};
+use crate::planted::{Fault, is_planted};
 use crate::volume::generations::exposed;
 use crate::volume::generations::handshake::Decision;
 use crate::volume::generations::identifiers::{Generation, Identifiers};
@@ -87,7 +88,8 @@ impl Sync {
 
     /// A request failed on the disk that stays in use.
     pub fn spoil(&mut self, reason: InconsistentReason) {
-        self.spoiled = Some(reason).filter(|_| self.running || self.finishing);
+        let is_late = self.running || self.finishing;
+        self.spoiled = Some(reason).filter(|_| is_late && !is_planted(Fault::ForgetSpoiledResync));
     }
 
     pub fn link_lost(&mut self, out: &mut Outbox<StateEffect>) {

@@ -4,6 +4,7 @@ use super::StateEffect;
 use super::part::StatePart;
 use super::parting::refused_state;
 use crate::part::{Context, Outbox};
+use crate::planted::{Fault, is_planted};
 use crate::volume::generations::handshake::{self, NegotiatedDisk, Next};
 use crate::volume::generations::identifiers::Generation;
 use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
@@ -21,6 +22,7 @@ impl StatePart {
         // resync is old data for a Primary without one.
         let info = self.link.as_ref().and_then(|link| link.generations);
         if !self.vector().disk.is_usable()
+            && !is_planted(Fault::TrustUncompared)
             && info.is_some_and(|info| info.attached && !self.takes_generations(&info, cx, out))
         {
             return;
@@ -28,7 +30,7 @@ impl StatePart {
         let peer_role = self.peer_role();
         let mut confirmed = self.confirmed_by_exposed_id(peer_disk, peer_role);
         let raise = confirmed == Confirmed::ByExposedId;
-        let behind = self.is_behind_failed_disk(peer_disk);
+        let behind = self.is_behind_failed_disk(peer_disk) && !is_planted(Fault::TrustUncompared);
         if behind {
             confirmed = Confirmed::ByHandshake;
         }
