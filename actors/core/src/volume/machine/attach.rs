@@ -21,7 +21,7 @@ use mendblock_storage::format::layout::{self, DeviceSizes};
 use mendblock_storage::format::superblock::{Flags, UnverifiedSuperblock};
 
 /// The step that is waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
     /// A2.
     Open(Query),
@@ -44,6 +44,7 @@ enum Step {
 }
 
 /// An attach that runs.
+#[derive(Clone, Hash)]
 pub(super) struct Attaching {
     step: Step,
     opened: Option<OpenedDevice>,

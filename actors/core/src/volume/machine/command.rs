@@ -17,7 +17,7 @@ use crate::volume::transition::{Change, Confirmed, Kind, Refusal, change};
 use mendblock_net::wire::message::{Message, RequestedChange};
 
 /// Where a command stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     /// Waits until a transient state has passed.
     Transient,
@@ -36,6 +36,7 @@ pub(super) enum Stage {
 }
 
 /// A command that runs.
+#[derive(Clone, Hash)]
 pub(super) struct Running {
     id: u64,
     command: Command,
@@ -817,7 +818,6 @@ impl StatePart {
     }
 
     // Time and loss.
-
     pub(super) fn command_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         let late = self
             .running

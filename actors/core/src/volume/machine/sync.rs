@@ -19,7 +19,7 @@ use crate::volume::transition::{Confirmed, Kind};
 use mendblock_net::wire::message::{Message, PeerState};
 
 /// What a resync needs to know from its beginning to its end.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Sync {
     pub set_bits: u64,
     /// Own and peer's slots as corrected by the comparison.
