@@ -568,7 +568,7 @@ impl StatePart {
             return;
         };
         self.begin_detach(DetachCause::Admin, false, cx, out);
-        if let Some(detach) = self.detach.as_mut() {
+        if let Some(detach) = self.detach.as_mut().filter(|detach| !detach.is_diskless()) {
             detach.join(running.id);
         } else {
             out.effect(StateEffect::Answer {

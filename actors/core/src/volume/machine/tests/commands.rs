@@ -429,3 +429,17 @@ fn the_source_of_an_invalidate_of_the_peer() {
     assert_eq!(world.vector().disk, DiskState::UpToDate);
     assert!(!world.superblock.flags.contains(Flags::FULL_SYNC));
 }
+
+#[test]
+fn a_detach_that_an_error_has_overtaken_is_answered() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::Quiesce, Fate::Hold);
+    world.fate(Kind::Close, Fate::Hold);
+    let id = world.command(Command::Detach { force: false });
+    world.settle();
+    world.io_error(ErrorKind::Read, 9, ENODEV);
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    world.release(Kind::Quiesce);
+    assert_eq!(world.answer(id).exit_code, 0);
+}
