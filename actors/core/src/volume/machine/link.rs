@@ -454,16 +454,28 @@ impl StatePart {
         let peer_role = self.peer_role();
         let confirmed = self.confirmed_by_exposed_id(peer_disk, peer_role);
         let raise = confirmed == Confirmed::ByExposedId;
+        let offered = self.attach.as_ref().filter(|attach| attach.is_negotiating());
+        let decided = offered.and_then(super::attach::Attaching::decided);
         let changed = self.change(Kind::Soft, confirmed, "connected", out, |v| {
             v.connection = ConnectionState::Connected;
             v.peer_disk = peer_disk;
             v.peer_role = peer_role;
+            // There is no disk to compare with: the offered one has the state of its meta-data.
+            if let (DiskState::Negotiating, Some(decided)) = (v.disk, decided) {
+                v.disk = decided.disk;
+            }
             if raise && matches!(v.disk, DiskState::Outdated | DiskState::Consistent) {
                 v.disk = DiskState::UpToDate;
             }
         });
         if let Err(refusal) = changed {
-            return self.part_with_peer(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
+            return self.refuse_handshake(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
+        }
+        if decided.is_some() {
+            self.attach_ended(out);
+            if self.vector().role == Role::Primary {
+                self.only_disk_of_a_primary(cx, out);
+            }
         }
         self.connected(cx, out);
     }
