@@ -1,9 +1,11 @@
 //! `cargo run --release -p mendblock-model -- --depth 3`
 
 use mendblock_core::configuration::OnIoError;
+use mendblock_model::action::Action;
 use mendblock_model::planted::Planted;
 use mendblock_model::starts::{STARTS, start};
 use mendblock_model::walker::{Limits, Outcome, Walker};
+use mendblock_model::world::World;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,8 +19,8 @@ struct Options {
 const USAGE: &str = "options:
   --depth N       orders, writes and faults, each at every moment (3)
   --at-rest N     the first N of them only when nothing else happens (0)
-  --minutes M     stop then
-  --states N      stop then (20000000)
+  --minutes M     stop then, for each start
+  --states N      stop then, for each start (20000000)
   --start NAME    secondaries, primary, alone, diskless (all)
   --policy NAME   detach or pass-on (detach)
   --planted NAME  a fault of the model: clear-without-proof, old-generation, ignore-the-peer, answer-too-early,
@@ -77,15 +79,11 @@ fn line(outcome: &Outcome, seconds: f64) -> String {
     )
 }
 
-fn search(options: &Options) -> Result<bool, String> {
-    let mut worlds = Vec::new();
-    for name in &options.starts {
-        let world = start(name, options.policy, options.planted);
-        let world = world.ok_or_else(|| format!("no start {name}\n{USAGE}"))?;
-        let [a, b] = world.nodes.each_ref().map(|node| node.vector());
-        println!("{name}: A {a}, B {b}");
-        worlds.push(world);
-    }
+fn search(name: &str, options: &Options) -> Result<bool, String> {
+    let begin = || start(name, options.policy, options.planted);
+    let world = begin().ok_or_else(|| format!("no start {name}\n{USAGE}"))?;
+    let [a, b] = world.nodes.each_ref().map(|node| node.vector());
+    println!("{name}: A {a}, B {b}");
     let began = Instant::now();
     let mut last = began;
     let mut progress = |outcome: &Outcome| {
@@ -94,7 +92,7 @@ fn search(options: &Options) -> Result<bool, String> {
             eprintln!("{}", line(outcome, began.elapsed().as_secs_f64()));
         }
     };
-    let outcome = Walker::new(options.limits, &mut progress).run(worlds);
+    let outcome = Walker::new(options.limits, &mut progress).run(world);
     println!("{}", line(&outcome, began.elapsed().as_secs_f64()));
     let Some(found) = &outcome.found else {
         let depth = outcome.layers.len() - 1;
@@ -107,15 +105,41 @@ fn search(options: &Options) -> Result<bool, String> {
         return Ok(true);
     };
     println!("WRONG: {}", found.what);
-    println!("from {:?}, in {} events:", options.starts, found.actions.len());
-    for action in &found.actions {
-        println!("  {action}");
+    println!("after {} events:", found.actions.len());
+    if let Some(world) = begin() {
+        tell(world, &found.actions);
     }
     Ok(false)
 }
 
+/// The events one by one, and what they did.
+fn tell(mut world: World, actions: &[Action]) {
+    for action in actions {
+        let arrives = match action {
+            Action::Deliver(node) => world.channels[*node].front().map(|what| format!(": {what:?}")),
+            _ => None,
+        };
+        println!("  {action}{}", arrives.unwrap_or_default());
+        let before = world.nodes.each_ref().map(|node| *node.vector());
+        world.act(*action);
+        for (node, before) in world.nodes.iter().zip(before) {
+            if *node.vector() != before {
+                let name = ["A", "B"][usize::from(std::ptr::eq(node, &world.nodes[1]))];
+                println!("        {name}: {}", before.difference(node.vector()));
+            }
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    match options().and_then(|options| search(&options)) {
+    let all = options().and_then(|options| {
+        let mut right = true;
+        for name in &options.starts {
+            right &= search(name, &options)?;
+        }
+        Ok(right)
+    });
+    match all {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(text) => {

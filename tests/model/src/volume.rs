@@ -105,24 +105,20 @@ impl World {
         served && it.volume.pending.is_none() && self.way(node).is_some()
     }
 
-    /// What a client would read, if there is a way.
-    pub fn content(&self, node: usize, block: usize) -> Option<u8> {
+    /// What a client's write goes on top of, whether it can be read or not.
+    fn base(&self, node: usize, block: usize) -> u8 {
         let it = &self.nodes[node];
-        if it.up_to_date() && it.seen.disk.is_some() && it.platters.bad & 1 << block == 0 {
-            return Some(it.platters.data[block]);
-        }
-        let peer = &self.nodes[1 - node];
-        let there = it.seen.connection.is_some()
-            && it.vector().peer_disk == DiskState::UpToDate
-            && it.platters.suspect & 1 << block == 0
-            && self.ends == [true; 2];
-        (there && peer.up_to_date() && peer.platters.bad & 1 << block == 0)
-            .then_some(peer.platters.data[block])
+        let disk = if it.up_to_date() && it.disk_usable() {
+            node
+        } else {
+            1 - node
+        };
+        self.nodes[disk].platters.data[block]
     }
 
     /// A client writes a block.
     pub fn write(&mut self, node: usize, block: usize) {
-        let base = self.content(node, block).unwrap_or(0);
+        let base = self.base(node, block);
         let version = self.ledger.write(block, base, node);
         let mut queue = Queue::new();
         self.start_write(node, block, version, &mut queue);
@@ -204,6 +200,8 @@ impl World {
     fn verdict(&self, node: usize, pending: &Pending) -> Verdict {
         let it = &self.nodes[node];
         let seen = &it.seen;
+        // The state does not know yet that the connection is lost: what starts now would go nowhere.
+        let lost_unseen = seen.connection.is_some() && !self.ends[node];
         match (pending.local, pending.net) {
             (_, Net::Pending(_)) => Verdict::Wait,
             (true, Net::Done) => Verdict::Answer,
@@ -221,6 +219,7 @@ impl World {
             }
             (false, Net::Done) if seen.own_loss_settled => Verdict::Answer,
             (false, Net::Done) => Verdict::Wait,
+            _ if lost_unseen => Verdict::Wait,
             (_, net) => {
                 let there = seen.connection.is_some() && seen.vector.peer_disk == DiskState::UpToDate;
                 if net != Net::Failed && there && self.way(node).is_some() {

@@ -82,15 +82,13 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Searches from these states.
-    pub fn run(mut self, starts: Vec<World>) -> Outcome {
+    /// Searches from this state.
+    pub fn run(mut self, start: World) -> Outcome {
         let mut layer = Vec::new();
         self.outcome.layers.push(0);
-        for start in starts {
-            let retained = self.limits.depth > 0;
-            if !self.closure(start, NOBODY, None, retained.then_some(&mut layer)) {
-                return self.outcome;
-            }
+        let retained = self.limits.depth > 0;
+        if !self.closure(start, NOBODY, None, retained.then_some(&mut layer)) {
+            return self.outcome;
         }
         for depth in 1..=self.limits.depth {
             let mut next = Vec::new();
