@@ -386,12 +386,7 @@ impl StatePart {
         self.store(Then::PromotionStored);
     }
 
-    pub(super) fn promotion_stored(
-        &mut self,
-        ok: bool,
-        _cx: &mut Context<'_>,
-        out: &mut Outbox<StateEffect>,
-    ) {
+    pub(super) fn promotion_stored(&mut self, ok: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         if !self.is_at(Stage::Storing) && !self.is_at(Stage::Stored) {
             return;
         }
@@ -416,6 +411,7 @@ impl StatePart {
                 } else if let Some(peer) = self.link.as_ref().and_then(super::link::Link::peer_identifiers) {
                     self.exposed = peer.current;
                 }
+                self.promoted(cx, out);
                 if self.connected_now()
                     && self.vector().disk == DiskState::UpToDate
                     && self.vector().peer_disk == DiskState::Inconsistent
@@ -818,6 +814,7 @@ impl StatePart {
     }
 
     // Time and loss.
+
     pub(super) fn command_deadline(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
         let late = self
             .running
