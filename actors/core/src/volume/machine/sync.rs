@@ -461,7 +461,7 @@ impl StatePart {
         &mut self,
         connection: ConnectionNumber,
         ok: bool,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
         let mine = self.is_on(connection);
@@ -500,6 +500,10 @@ impl StatePart {
         }
         self.want_helper(Handler::AfterResyncTarget);
         self.clear_outdated(out);
+        if !self.vector().connection.is_connected_or_better() {
+            // The loss found no UpToDate disk here, so it made no generation; the writes that follow need one.
+            self.lost_peer_data(cx, out);
+        }
     }
 
     /// "Outdated since" may go: the superblock says UpToDate, durably.
