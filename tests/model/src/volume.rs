@@ -314,6 +314,10 @@ impl World {
         };
         let mask = 1 << block;
         let from = self.nodes[1 - target].platters.clone();
+        if from.bad & mask != 0 {
+            // What the two lists of bad blocks make of it is not modelled: the target's copy counts as lost.
+            self.excuse(target, mask);
+        }
         let to = &mut self.nodes[target];
         to.copying = to.copying.map(|todo| todo & !mask);
         if from.bad & mask != 0 {
