@@ -63,6 +63,8 @@ pub struct World {
     pub broken: Vec<String>,
     /// What is wrong on purpose.
     pub planted: Planted,
+    /// Events that lead to what is known to be wrong are tried too.
+    pub with_known: bool,
     configurations: [Arc<VolumeConfiguration>; 2],
 }
 
@@ -85,6 +87,7 @@ impl World {
             ledger: Ledger::default(),
             broken: Vec::new(),
             planted,
+            with_known: false,
             configurations,
         };
         for node in [0, 1] {
