@@ -25,8 +25,7 @@ const USAGE: &str = "options:
   --start NAME    secondaries, primary, alone, diskless (all)
   --policy NAME   detach or pass-on (detach)
   --known yes     also what leads to faults that are known (README.md)
-  --planted NAME  a fault of the model: clear-without-proof, old-generation, ignore-the-peer, answer-too-early,
-                  lose-drained, stale-generations";
+  --planted NAME  a fault of the model: clear-without-proof, old-generation, ignore-the-peer, stale-generations";
 
 fn options() -> Result<Options, String> {
     let mut options = Options {

@@ -12,22 +12,16 @@ pub enum Planted {
     OldGeneration,
     /// The peer's refusal of a promotion arrives as consent.
     IgnoreThePeer,
-    /// A write is answered though it is on this disk alone, before the new generation is durable.
-    AnswerTooEarly,
-    /// The answer to a drain is lost, and the clock of the detach stands still.
-    LoseDrained,
     /// The peer's generations arrive with its `current` one step back.
     StaleGenerations,
 }
 
 impl Planted {
     /// All faults.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 4] = [
         Self::ClearWithoutProof,
         Self::OldGeneration,
         Self::IgnoreThePeer,
-        Self::AnswerTooEarly,
-        Self::LoseDrained,
         Self::StaleGenerations,
     ];
 
@@ -43,8 +37,6 @@ impl Planted {
             Self::ClearWithoutProof => "clear-without-proof",
             Self::OldGeneration => "old-generation",
             Self::IgnoreThePeer => "ignore-the-peer",
-            Self::AnswerTooEarly => "answer-too-early",
-            Self::LoseDrained => "lose-drained",
             Self::StaleGenerations => "stale-generations",
         }
     }

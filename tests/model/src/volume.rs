@@ -75,9 +75,6 @@ impl World {
             return;
         };
         if self.nodes[node].volume.drained.replace(life) != Some(life) {
-            if self.planted == Planted::LoseDrained {
-                return;
-            }
             queue.push_back(StateIn::Drained {
                 snapshot: new.number,
                 mark: MarkNumber(0),
@@ -211,11 +208,7 @@ impl World {
                     !matches!(pending.net, Net::Lost(lost) if seen.connection == Some(lost) && seen.mirror);
                 let settled =
                     seen.alone_settled && loss_seen && (seen.connection.is_none() || seen.peer_loss_settled);
-                if settled || self.planted == Planted::AnswerTooEarly {
-                    Verdict::Answer
-                } else {
-                    Verdict::Wait
-                }
+                if settled { Verdict::Answer } else { Verdict::Wait }
             }
             (false, Net::Done) if seen.own_loss_settled => Verdict::Answer,
             (false, Net::Done) => Verdict::Wait,

@@ -12,7 +12,7 @@ fn search(name: &str, policy: OnIoError, planted: Planted, depth: usize) -> Outc
         time: None,
         states: usize::MAX,
     };
-    Walker::new(limits, &mut |_| ()).run(start(name, policy, planted).unwrap())
+    Walker::new(limits, &mut |_| ()).run(start(name, policy, planted).expect("a start of this name"))
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn one_order_or_fault_at_every_start_breaks_nothing() {
 /// The number of orders and faults in the shortest history that shows the planted fault, from this start.
 fn found_after(name: &str, planted: Planted) -> (usize, String) {
     let outcome = search(name, OnIoError::Detach, planted, 3);
-    let found = outcome.found.unwrap();
+    let found = outcome.found.expect("a fault that is planted shows");
     (outcome.layers.len() - 1, found.what)
 }
 
@@ -52,6 +52,12 @@ fn a_generation_that_does_not_reach_the_peer_is_found() {
     let (depth, what) = found_after("primary", Planted::StaleGenerations);
     assert_eq!(depth, 1, "{what}");
     assert!(what.contains("answers do not fit"), "{what}");
+}
+
+#[test]
+fn a_generation_that_is_not_written_is_found() {
+    let (depth, what) = found_after("alone", Planted::OldGeneration);
+    assert_eq!(depth, 2, "{what}");
 }
 
 #[test]
