@@ -184,6 +184,8 @@ pub struct Node {
     pub errors: u64,
     /// The last comparison.
     pub answer: Option<Answer>,
+    /// It became Primary while it could not talk to the peer: it works on a branch of its own.
+    pub promoted_apart: bool,
 }
 
 impl Node {
@@ -206,6 +208,7 @@ impl Node {
             bring_up: None,
             errors: 0,
             answer: None,
+            promoted_apart: false,
         }
     }
 
@@ -248,6 +251,7 @@ impl Node {
         self.exchange.hash(hasher);
         (self.bits, self.closing, self.wish, self.copying, self.lost).hash(hasher);
         (self.commands.len(), self.bring_up.is_some(), self.errors).hash(hasher);
+        self.promoted_apart.hash(hasher);
         if let Some(answer) = self.answer {
             hasher.write_u64(answer.connection);
             (answer.round, answer.rule, answer.next).hash(hasher);

@@ -85,8 +85,12 @@ impl World {
             .enumerate()
             .filter(|(node, _)| self.nodes[*node].up_to_date())
         {
-            // A newer disk that is not attached cannot be copied from; until somebody is Primary nobody is served less.
-            let in_use = self.nodes.iter().any(|node| node.vector().role == Role::Primary);
+            // A newer disk that is not attached cannot be copied from; until somebody is promoted beside it nobody is served
+            // less. Who was promoted apart is split from it, which shows when that disk is attached.
+            let in_use = self
+                .nodes
+                .iter()
+                .any(|node| node.vector().role == Role::Primary && !node.promoted_apart);
             let talk = talk && (in_use || self.nodes[1 - node].disk_usable());
             if let Some(version) = self.ledger.missing(node, disk, talk) {
                 return Some(format!(

@@ -32,6 +32,10 @@ impl World {
     /// A new snapshot.
     pub(crate) fn volume_sees(&mut self, node: usize, new: Arc<Snapshot>, queue: &mut Queue) {
         let old = std::mem::replace(&mut self.nodes[node].seen, Arc::clone(&new));
+        if new.vector.role != old.vector.role {
+            let primary = new.vector.role == Role::Primary;
+            self.nodes[node].promoted_apart = primary && new.connection.is_none();
+        }
         if old.mirror && !new.mirror {
             self.owe(node);
         }
