@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The first message of each side. Refused when versions do not meet, the volume or the peer is another one, or
 /// either side needs a feature that the other lacks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
     /// Lowest protocol version that the sender speaks.
     pub version_min: u16,
@@ -45,7 +45,7 @@ pub mod features {
 }
 
 /// Sizes of the sender, first of the parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sizes {
     /// Usable sectors of the sender's disk; 0 without a disk.
     pub disk_sectors: u64,
@@ -56,7 +56,7 @@ pub struct Sizes {
 }
 
 /// The generation identifiers of the sender's disk and what goes with them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GenerationInfo {
     /// Current generation.
     pub current: u64,
@@ -88,7 +88,7 @@ pub struct GenerationInfo {
 }
 
 /// State of the sender, as DRBD's numbers (`role`: 0..=2, `connection`: 0..=23, disks: 0..=8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerState {
     /// Number of the sender's state snapshot.
     pub number: u64,
@@ -107,7 +107,7 @@ pub struct PeerState {
 }
 
 /// A change that needs the peer's consent first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RequestedChange {
     /// The sender wants to become Primary.
     Promote,
@@ -133,7 +133,7 @@ pub enum RequestedChange {
 pub type CauseCode = u8;
 
 /// A record of the bad-block list on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WireRecord {
     /// The blocks.
     pub range: BlockRange,
@@ -148,7 +148,7 @@ pub struct WireRecord {
 }
 
 /// How a chunk of the bitmap is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BitmapEncoding {
     /// The payload is whole 4 KiB pages.
     Pages,
@@ -157,7 +157,7 @@ pub enum BitmapEncoding {
 }
 
 /// One message. Kinds that carry a payload say so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// First message of each side.
     Hello(Hello),

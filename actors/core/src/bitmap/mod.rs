@@ -100,7 +100,7 @@ pub enum ClearReason {
 }
 
 /// Facts in the header of the health file (`io-errors` 9.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HealthHeader {
     /// Device id that the file belongs to; 0: no file.
     pub device_id: u64,

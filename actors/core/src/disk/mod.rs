@@ -125,7 +125,7 @@ pub struct MetaCompletion {
 }
 
 /// A device that was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OpenedDevice {
     /// Bytes of the data device.
     pub data_bytes: u64,

@@ -2,6 +2,7 @@
 //! messages, every change is broadcast as a numbered [`Snapshot`].
 
 mod attach;
+mod behaviour;
 mod command;
 mod consent;
 mod detach;
@@ -44,7 +45,7 @@ pub enum ErrorKind {
 }
 
 /// An administrator's order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Become Primary; `force`: take the own disk for good.
     Primary {

@@ -21,7 +21,7 @@ use mendblock_storage::format::layout::{self, DeviceSizes};
 use mendblock_storage::format::superblock::{Flags, UnverifiedSuperblock};
 
 /// The step that is waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
     /// A2.
     Open(Query),
@@ -44,6 +44,7 @@ enum Step {
 }
 
 /// An attach that runs.
+#[derive(Clone, Hash)]
 pub(super) struct Attaching {
     step: Step,
     opened: Option<OpenedDevice>,
@@ -560,7 +561,7 @@ impl StatePart {
     }
 
     /// A disk that becomes the only UpToDate copy of a Primary takes a new generation before it takes a write.
-    fn only_disk_of_a_primary(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn only_disk_of_a_primary(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let vector = *self.vector();
         let in_use = vector.role == Role::Primary || vector.peer_role == Role::Primary;
         if vector.disk == DiskState::UpToDate && vector.peer_disk != DiskState::UpToDate && in_use {

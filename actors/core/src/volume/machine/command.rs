@@ -17,7 +17,7 @@ use crate::volume::transition::{Change, Confirmed, Kind, Refusal, change};
 use mendblock_net::wire::message::{Message, RequestedChange};
 
 /// Where a command stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     /// Waits until a transient state has passed.
     Transient,
@@ -36,6 +36,7 @@ pub(super) enum Stage {
 }
 
 /// A command that runs.
+#[derive(Clone, Hash)]
 pub(super) struct Running {
     id: u64,
     command: Command,
@@ -385,12 +386,7 @@ impl StatePart {
         self.store(Then::PromotionStored);
     }
 
-    pub(super) fn promotion_stored(
-        &mut self,
-        ok: bool,
-        _cx: &mut Context<'_>,
-        out: &mut Outbox<StateEffect>,
-    ) {
+    pub(super) fn promotion_stored(&mut self, ok: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         if !self.is_at(Stage::Storing) && !self.is_at(Stage::Stored) {
             return;
         }
@@ -415,6 +411,7 @@ impl StatePart {
                 } else if let Some(peer) = self.link.as_ref().and_then(super::link::Link::peer_identifiers) {
                     self.exposed = peer.current;
                 }
+                self.promoted(cx, out);
                 if self.connected_now()
                     && self.vector().disk == DiskState::UpToDate
                     && self.vector().peer_disk == DiskState::Inconsistent
@@ -567,7 +564,7 @@ impl StatePart {
             return;
         };
         self.begin_detach(DetachCause::Admin, false, cx, out);
-        if let Some(detach) = self.detach.as_mut() {
+        if let Some(detach) = self.detach.as_mut().filter(|detach| !detach.is_diskless()) {
             detach.join(running.id);
         } else {
             out.effect(StateEffect::Answer {

@@ -20,7 +20,7 @@ use mendblock_storage::format::layout::MetaIndex;
 use mendblock_storage::format::superblock::{Flags, LogState, Superblock};
 
 /// A step that runs beside others: not begun, under way, ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Task {
     Due,
     Running(Query, Instant),
@@ -49,6 +49,7 @@ impl Task {
 }
 
 /// A detach that runs. Its public part is [`Detaching`], in the snapshot.
+#[derive(Clone, Hash)]
 pub(super) struct DetachRun {
     cause: DetachCause,
     forced: bool,
@@ -76,7 +77,7 @@ pub(super) struct DetachRun {
     meta_gone: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Told {
     /// The helper must end first.
     NotYet,
@@ -180,8 +181,7 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        let running_before = self.detach.is_some();
-        if running_before || self.disk.is_none() {
+        if self.detach.is_some() || self.disk.is_none() {
             return;
         }
         let read = cause == DetachCause::ReadError;

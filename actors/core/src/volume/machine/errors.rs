@@ -30,13 +30,14 @@ pub(super) mod errno {
 }
 
 /// An error of a disk that stays attached: settled when the peer was told and this node's own record is durable.
+#[derive(Clone, Hash)]
 struct Open {
     told: bool,
     recorded: Option<Query>,
 }
 
 /// Errors of the present attach.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Errors {
     open: BTreeMap<ErrorNumber, Open>,
     highest: ErrorNumber,

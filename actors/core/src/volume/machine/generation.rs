@@ -100,6 +100,19 @@ impl StatePart {
         }
     }
 
+    /// The peer, or its disk, may have left while the Primary indicator was being written: nobody was Primary then, so no
+    /// generation was made for that loss.
+    pub(super) fn promoted(&mut self, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        let vector = *self.vector();
+        if !vector.connection.is_connected_or_better() {
+            return self.lost_peer_data(cx, out);
+        }
+        let sole = vector.disk == DiskState::UpToDate && vector.peer_disk < DiskState::Inconsistent;
+        if sole && self.detach.is_none() && self.current.identifiers.bitmap.is_none() {
+            self.advance_generation("the peer's disk left during the promotion", cx, out);
+        }
+    }
+
     /// The peer's disk left while the link is up (its state says so).
     pub(super) fn peer_lost_its_disk(
         &mut self,

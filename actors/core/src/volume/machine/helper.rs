@@ -9,6 +9,7 @@ use crate::part::{Context, Outbox, To};
 use crate::volume::state::{ConnectionState, DisconnectReason};
 
 /// A handler whose result decides nothing; started at the end of the step.
+#[derive(Clone, Hash)]
 pub(super) struct Wanted(pub Handler);
 
 impl StatePart {

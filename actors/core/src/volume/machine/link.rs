@@ -21,13 +21,14 @@ use crate::volume::transition::{Confirmed, Kind, judge_handshake};
 use mendblock_net::wire::message::{GenerationInfo, Message, PeerState, Sizes};
 
 /// Counts of bad blocks that both sides know after the lists were exchanged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct KnownBad {
     pub own: u64,
     pub peer: u64,
 }
 
 /// What is known of the connection that is up, or being established.
+#[derive(Clone, Hash)]
 pub(super) struct Link {
     pub connection: ConnectionNumber,
     resolver: bool,

@@ -27,7 +27,7 @@ use mendblock_storage::format::superblock::Superblock;
 use std::sync::Arc;
 
 /// What is kept of an attached disk beside the snapshot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct AttachedDisk {
     /// Where things lie.
     pub layout: MetadataLayout,
@@ -36,13 +36,14 @@ pub(super) struct AttachedDisk {
 }
 
 /// The state part.
+#[derive(Clone)]
 pub struct StatePart {
     pub(super) configuration: Arc<VolumeConfiguration>,
     pub(super) generation: PartGeneration,
     /// The picture that is being worked on; published at the end of a handler if it differs.
     pub(super) current: Snapshot,
-    published: Arc<Snapshot>,
-    queries: u64,
+    pub(super) published: Arc<Snapshot>,
+    pub(super) queries: u64,
     pub(super) disk: Option<AttachedDisk>,
     /// What the application has seen last (`generations.md` 5).
     pub(super) exposed: Generation,
@@ -61,8 +62,8 @@ pub struct StatePart {
     pub(super) discard_my_data: bool,
     pub(super) helper_wanted: Vec<super::helper::Wanted>,
     pub(super) last_superblock: Option<Superblock>,
-    taken: Vec<ErrorNumber>,
-    last_peer_state: Option<mendblock_net::wire::message::PeerState>,
+    pub(super) taken: Vec<ErrorNumber>,
+    pub(super) last_peer_state: Option<mendblock_net::wire::message::PeerState>,
 }
 
 impl StatePart {

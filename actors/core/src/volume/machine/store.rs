@@ -16,7 +16,7 @@ use mendblock_storage::buffer::Buffer;
 use mendblock_storage::format::superblock::{Flags, GenerationIds, LogState, Superblock};
 
 /// What follows when a superblock that says so is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Then {
     /// A13: the attach is committed.
     AttachCommitted,
@@ -50,6 +50,7 @@ pub(super) enum Then {
     OutdatedVoid,
 }
 
+#[derive(Clone, Hash)]
 struct Write {
     number: u64,
     thens: Vec<Then>,
@@ -58,7 +59,7 @@ struct Write {
 }
 
 /// Whether a write of a dead predecessor may still land (R4): over a newer superblock it would take an acknowledged generation back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Predecessor {
     /// No.
     #[default]
@@ -73,7 +74,7 @@ enum Predecessor {
 const PREDECESSOR_PAUSE: u64 = 20;
 
 /// Writes of the superblock: at most one under way, one wanted.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Store {
     wanted: bool,
     thens: Vec<Then>,

@@ -20,7 +20,7 @@ use crate::volume::transition::{Confirmed, Kind};
 use mendblock_net::wire::message::{Message, PeerState};
 
 /// What a resync needs to know from its beginning to its end.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Sync {
     pub set_bits: u64,
     /// Own and peer's slots as corrected by the comparison.
@@ -471,7 +471,7 @@ impl StatePart {
         &mut self,
         connection: ConnectionNumber,
         ok: bool,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
         let mine = self.is_on(connection);
@@ -518,6 +518,10 @@ impl StatePart {
         self.clear_outdated(out);
         if let Some(reason) = spoiled {
             self.spoiled_again(connection, reason, out);
+        }
+        if !self.vector().connection.is_connected_or_better() {
+            // The loss found no UpToDate disk here, so it made no generation; the writes that follow need one.
+            self.lost_peer_data(cx, out);
         }
     }
 

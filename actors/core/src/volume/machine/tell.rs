@@ -12,7 +12,7 @@ use mendblock_net::wire::message::{Message, PeerState, WireRecord};
 use std::collections::BTreeMap;
 
 /// Tells to the peer, and from it.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Tells {
     last: TellNumber,
     sent: TellNumber,

@@ -2,6 +2,7 @@
 
 mod any_order;
 mod attach;
+mod behaviour;
 mod commands;
 mod connection;
 mod detach;

@@ -34,6 +34,8 @@ impl StatePart {
         if behind {
             confirmed = Confirmed::ByHandshake;
         }
+        let offered = self.attach.as_ref().filter(|attach| attach.is_negotiating());
+        let decided = offered.and_then(super::attach::Attaching::decided);
         let changed = self.change(Kind::Soft, confirmed, "connected", out, |v| {
             v.connection = ConnectionState::Connected;
             v.peer_disk = peer_disk;
@@ -41,12 +43,22 @@ impl StatePart {
             if behind {
                 v.disk = v.disk.min(DiskState::Outdated);
             }
+            // There is no disk to compare with: the offered one has the state of its meta-data.
+            if let (DiskState::Negotiating, Some(decided)) = (v.disk, decided) {
+                v.disk = decided.disk;
+            }
             if raise && matches!(v.disk, DiskState::Outdated | DiskState::Consistent) {
                 v.disk = DiskState::UpToDate;
             }
         });
         if let Err(refusal) = changed {
-            return self.part_with_peer(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
+            return self.refuse_handshake(DisconnectReason::StateRefused, &refused_state(refusal), cx, out);
+        }
+        if decided.is_some() {
+            self.attach_ended(out);
+            if self.vector().role == Role::Primary {
+                self.only_disk_of_a_primary(cx, out);
+            }
         }
         self.connected(cx, out);
     }

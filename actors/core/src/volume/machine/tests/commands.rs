@@ -429,3 +429,48 @@ fn the_source_of_an_invalidate_of_the_peer() {
     assert_eq!(world.vector().disk, DiskState::UpToDate);
     assert!(!world.superblock.flags.contains(Flags::FULL_SYNC));
 }
+
+#[test]
+fn a_detach_that_an_error_has_overtaken_is_answered() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::Quiesce, Fate::Hold);
+    world.fate(Kind::Close, Fate::Hold);
+    let id = world.command(Command::Detach { force: false });
+    world.settle();
+    world.io_error(ErrorKind::Read, 9, ENODEV);
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    world.release(Kind::Quiesce);
+    assert_eq!(world.answer(id).exit_code, 0);
+}
+
+#[test]
+fn a_peer_that_leaves_while_the_promotion_is_stored_does_not_have_the_primarys_generation() {
+    let mut world = World::connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    let id = world.command(Command::Primary { force: false });
+    world.settle();
+    assert!(world.asked(Kind::SuperblockWrite), "the peer has agreed");
+    world.link_down();
+    let from = world.mark();
+    world.release(Kind::SuperblockWrite);
+    assert_eq!(world.answer(id).exit_code, 0, "{:?}", world.answer(id));
+    assert_eq!(world.superblock.generations.bitmap & !1, BASE);
+    let settled = |event: &Event| matches!(event, Event::Published(snapshot) if snapshot.vector.role == Role::Primary && snapshot.alone_settled);
+    let named =
+        |event: &Event| matches!(event, Event::Superblock(block) if block.generations.bitmap & !1 == BASE);
+    assert!(world.at(from, named) < world.at(from, settled));
+}
+
+#[test]
+fn a_peers_disk_that_leaves_while_the_promotion_is_stored_does_not_have_the_primarys_generation() {
+    let mut world = World::connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.command(Command::Primary { force: false });
+    world.settle();
+    (world.peer.attached, world.peer.disk) = (false, DiskState::Diskless);
+    world.peer_state();
+    world.release(Kind::SuperblockWrite);
+    assert_eq!(world.vector().role, Role::Primary);
+    assert_eq!(world.superblock.generations.bitmap & !1, BASE);
+}

@@ -720,3 +720,27 @@ fn a_node_behind_a_disk_that_failed_during_the_handshake_is_outdated() {
         );
     }
 }
+
+#[test]
+fn a_primary_that_finishes_as_target_after_the_loss_goes_on_under_a_new_generation() {
+    let mut world = World::new(Detach);
+    world.peer.ids = [0x2000, BASE, 0, 0];
+    world.peer.exposed = 0x2000;
+    let mut world = world.connect().promote();
+    world.command(Command::Attach { new_disk: false });
+    world.settle();
+    world.peer_parameters();
+    world.settle();
+    world.hear(Message::SyncId { id: 0x6660 });
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::SyncTarget);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.send(StateIn::ResyncFinished { lost: 0 });
+    world.settle();
+    world.link_down();
+    world.release(Kind::SuperblockWrite);
+    let slots = world.superblock.generations.slots();
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+    assert_eq!(slots[1] & !1, 0x2000, "the peer's generation is the base now");
+    assert_ne!(slots[0] | 1, 0x2001);
+}

@@ -172,3 +172,51 @@ fn a_refusal_takes_a_disk_back_that_this_node_has_agreed_to() {
     world.settle();
     assert_eq!(world.vector().disk, DiskState::Diskless);
 }
+
+/// Connected to a peer without a disk, and without one of its own; `forced` where the last copy must go.
+fn both_without_disk(mut world: World, forced: bool) -> World {
+    let id = world.command(Command::Detach { force: forced });
+    world.pass(30_000);
+    assert_eq!(world.answer(id).exit_code, 0, "{:?}", world.answer(id));
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    world
+}
+
+#[test]
+fn an_attach_beside_a_peer_without_a_disk_has_nothing_to_compare_with_and_ends() {
+    let mut world = both_without_disk(peer_without_disk(), false);
+    let id = world.command(Command::Attach { new_disk: false });
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Negotiating);
+    world.peer_parameters();
+    world.settle();
+    assert_eq!(world.answer(id).exit_code, 0, "{:?}", world.answer(id));
+    let vector = world.vector();
+    assert_eq!(
+        (vector.connection, vector.disk, vector.peer_disk),
+        (
+            ConnectionState::Connected,
+            DiskState::UpToDate,
+            DiskState::Diskless
+        )
+    );
+}
+
+#[test]
+fn a_primary_whose_disk_comes_back_alone_goes_on_under_a_new_generation() {
+    let mut world = peer_without_disk().promote();
+    world.told_generation = false;
+    let mut world = both_without_disk(world, true);
+    let old = world.superblock.generations.current;
+    let id = world.command(Command::Attach { new_disk: false });
+    world.settle();
+    world.peer_parameters();
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::UpToDate, "{:?}", world.answer(id));
+    assert!(world.snapshot().alone_settled);
+    assert_ne!(
+        world.superblock.generations.current | 1,
+        old | 1,
+        "the peer's disk has the old one"
+    );
+}

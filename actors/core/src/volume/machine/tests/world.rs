@@ -212,7 +212,8 @@ pub struct World {
     pub errors: u64,
     commands: u64,
     drain_asked: Option<(u64, bool)>,
-    told_generation: bool,
+    /// The peer has a disk that may take a generation for the loss of this one.
+    pub told_generation: bool,
 }
 
 pub fn layout() -> MetadataLayout {
