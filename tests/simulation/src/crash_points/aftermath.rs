@@ -5,6 +5,7 @@ use super::image;
 use super::state::{CrashState, Then, Victim};
 use fastrand::Rng;
 use mendblock_core::identity::ClientId;
+use mendblock_core::volume::generations::Generation;
 use mendblock_core::volume::machine::Command;
 use mendblock_core::volume::state::{ConnectionState, DiskState, Role};
 use mendblock_kit::device::{Faults, Loss};
@@ -107,10 +108,8 @@ pub fn follow(world: &mut World, state: &CrashState, on_image: impl FnOnce(&Worl
     }
     let pause = world.random.u64(1..50_000_000);
     world.run_nanoseconds(pause);
-    if state.then == Then::Alone && !world.nodes[0].up {
-        alone(world);
-    }
-    come_back(world);
+    let gives_way = state.then == Then::Alone && !world.nodes[0].up && alone(world);
+    come_back(world, gives_way);
     settle(world);
     power_cycle(world);
 }
@@ -149,20 +148,46 @@ fn take_over(world: &mut World) {
     });
 }
 
-/// The node comes back and finds nobody: if it may be Primary, what it serves is right, or an error.
-fn alone(world: &mut World) {
+/// The node comes back and finds nobody: if it may be Primary, what it serves is right, or an error. True: that was a split brain,
+/// because the peer had gone on before the node could learn of it.
+fn alone(world: &mut World) -> bool {
+    let peer_generation = generation(world, 1);
+    let had_gone_on = peer_generation != generation(world, 0);
+    let mut promoted = false;
     world.network.partitioned = true;
     world.boot(0);
     world.order(0, Command::Attach { new_disk: false });
     if world.order(0, Command::Primary { force: false }).exit_code == 0 {
+        promoted = true;
         read_all(world, 0);
         world.run_for(100);
         world.order_ok(0, Command::Secondary);
     }
     world.network.partitioned = false;
+    promoted && had_gone_on && generation(world, 0) != peer_generation
 }
 
-fn come_back(world: &mut World) {
+/// The generation of a node's data; the lowest bit says who is Primary.
+fn generation(world: &World, node: usize) -> Generation {
+    let on_disk = Generation(format::superblock(&world.nodes[node].device).generations.current);
+    let here = &world.nodes[node];
+    let live = here
+        .snapshot
+        .as_ref()
+        .filter(|_| here.up)
+        .map(|state| state.identifiers.current);
+    live.unwrap_or(on_disk).without_role()
+}
+
+fn come_back(world: &mut World, gives_way: bool) {
+    if gives_way && world.connection_state(0) == ConnectionState::StandAlone {
+        world.order_ok(
+            0,
+            Command::Connect {
+                discard_my_data: true,
+            },
+        );
+    }
     for node in 0..2 {
         world.nodes[node].device.faults = Faults::default();
         if !world.nodes[node].up {
@@ -175,6 +200,10 @@ fn come_back(world: &mut World) {
                 },
             );
         }
+    }
+    // A disk that is taken again without the peer that has gone on would go on by itself: a split brain by order.
+    world.reaches(30_000, World::is_connected);
+    for node in 0..2 {
         if world.disk_state(node) == DiskState::Diskless {
             world.order(node, Command::Attach { new_disk: false });
         }

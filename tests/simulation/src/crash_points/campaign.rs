@@ -85,7 +85,9 @@ impl<'a> Campaign<'a> {
     pub fn try_one(&mut self, state: &CrashState) {
         self.states += 1;
         let one_in = self.depth.tools_one_in;
-        let tools = self.tools.filter(|_| one_in > 0 && self.states.is_multiple_of(one_in));
+        let tools = self
+            .tools
+            .filter(|_| one_in > 0 && self.states.is_multiple_of(one_in));
         self.tool_states += u64::from(tools.is_some());
         let node = usize::from(state.victim == Victim::Peer);
         let result = self.bench.check(state, |world| {

@@ -2,6 +2,8 @@
 
 use mendblock_kit::device::Device;
 use mendblock_kit::format;
+use mendblock_storage::format::anchor::StoredAnchor;
+use mendblock_storage::format::superblock::Superblock;
 use mendblock_storage::offline::{Location, MetaPlacement, Severity, apply_al, check_md};
 use std::fs::File;
 use std::io;
@@ -55,9 +57,9 @@ impl Tools {
             drbdmeta(&theirs, "apply-al");
             drbdmeta(&theirs, "dump-md");
             if !applied.full_sync_set {
-                let meta_data = |path: &Path| meta_data(device, path).expect("the image can be read");
+                let read = |path: &Path| applied_meta_data(device, path).expect("the image can be read");
                 assert!(
-                    meta_data(&ours) == meta_data(&theirs),
+                    read(&ours) == read(&theirs),
                     "drbdmeta applies the log in another way"
                 );
             }
@@ -80,11 +82,20 @@ impl Tools {
     }
 }
 
-fn meta_data(device: &Device, path: &Path) -> io::Result<Vec<u8>> {
-    let first = format::layout(device).first_meta_byte();
-    let mut bytes = vec![0; (device.size() - first) as usize];
-    File::open(path)?.read_exact_at(&mut bytes, first)?;
-    Ok(bytes)
+/// The meta-data in an image, without our anchor, which `drbdmeta` erases.
+fn applied_meta_data(device: &Device, path: &Path) -> io::Result<Vec<u8>> {
+    let layout = format::layout(device);
+    let mut bytes = vec![0; device.size() as usize];
+    File::open(path)?.read_exact_at(&mut bytes, 0)?;
+    let mut copy = Device::new(device.size());
+    copy.poke(0, &bytes);
+    let superblock = Superblock {
+        anchor: StoredAnchor::Absent,
+        ..format::superblock(&copy)
+    };
+    copy.poke(layout.superblock_byte(), &superblock.encode());
+    let first = layout.first_meta_byte();
+    Ok(copy.peek(first, (device.size() - first) as usize))
 }
 
 fn drbdmeta(image: &Path, command: &str) {
