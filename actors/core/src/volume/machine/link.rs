@@ -270,9 +270,7 @@ impl StatePart {
         let own = self.vector().disk.is_usable().then_some(self.current.identifiers);
         let primary = self.vector().role == Role::Primary;
         let connected = self.vector().connection.is_connected_or_better();
-        if let Some(link) = self.link.as_mut() {
-            link.generations = Some(info);
-        }
+        let before = self.link.as_mut().and_then(|link| link.generations.replace(info));
         if !info.attached {
             return;
         }
@@ -284,6 +282,9 @@ impl StatePart {
             primary,
             connected,
             peer_attaches: self.vector().peer_disk <= DiskState::Negotiating,
+            named_before: before
+                .filter(|before| before.attached && !connected)
+                .map(|before| Generation(before.current)),
             protocol: Agreed::OURS.protocol,
             peer,
             skip_initial_sync: info.skip_initial_sync,

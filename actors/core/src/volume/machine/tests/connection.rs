@@ -633,6 +633,38 @@ fn t1_a_diskless_primary_answers_only_after_it_has_noted_the_new_generation() {
 }
 
 #[test]
+fn a_generation_made_for_a_diskless_primary_may_come_before_it_has_merged_the_lists() {
+    let diskless = || {
+        let mut world = World::primary_connected(Detach);
+        world.command(Command::Detach { force: false });
+        world.settle();
+        world.link_down();
+        world.peer.ids = [PEER_NEW, BASE, 0, 0];
+        world.fate(Kind::Merge, Fate::Hold);
+        world.link_up();
+        world.settle();
+        assert_eq!(world.vector().connection, ConnectionState::WFReportParams);
+        world
+    };
+    let connection_after = |ids| {
+        let mut world = diskless();
+        world.peer.ids = ids;
+        world.peer_generations();
+        world.release(Kind::Merge);
+        world.vector().connection
+    };
+    assert_eq!(
+        connection_after([0xABC0, PEER_NEW, BASE, 0]),
+        ConnectionState::Connected
+    );
+    assert_eq!(
+        connection_after([0xABC0, BASE, PEER_NEW, 0]),
+        ConnectionState::StandAlone,
+        "not made from what the application has seen"
+    );
+}
+
+#[test]
 fn an_error_whose_tell_was_lost_with_the_link_is_settled_after_the_next_connect() {
     let mut world = World::primary_connected(PassOn);
     world.fate(Kind::Told, Fate::Hold);
