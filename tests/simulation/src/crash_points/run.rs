@@ -8,6 +8,7 @@ use super::state::CrashState;
 use super::workload::{Operation, Workload};
 use mendblock_kit::device::Defect;
 use mendblock_kit::world::World;
+use std::sync::OnceLock;
 
 /// What a state is made from.
 #[derive(Clone)]
@@ -27,10 +28,11 @@ pub struct Finding {
 }
 
 impl Bench {
-    /// Syncs the pair.
+    /// Syncs the pair, once in a process.
     pub fn prepare() -> Self {
+        static BASE: OnceLock<Base> = OnceLock::new();
         Self {
-            base: Base::prepare(),
+            base: BASE.get_or_init(Base::prepare).clone(),
             defect: None,
         }
     }
