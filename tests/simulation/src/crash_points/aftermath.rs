@@ -11,6 +11,7 @@ use mendblock_core::volume::state::{ConnectionState, DiskState, Role};
 use mendblock_kit::device::{Faults, Loss};
 use mendblock_kit::format;
 use mendblock_kit::world::World;
+use mendblock_storage::format::superblock::Flags;
 use mendblock_storage::health::Whose;
 use mendblock_storage::units::{BlockRange, SectorRange};
 
@@ -100,11 +101,13 @@ pub fn follow(world: &mut World, state: &CrashState, on_image: impl FnOnce(&Worl
     let may_take_over = state.victim == Victim::Node && before.primary == Some(0) && before.peer_is_good;
     if state.then == Then::Takeover && may_take_over {
         take_over(world);
-    } else if primary_is_down || !world.nodes.iter().any(|node| node.up) || !before.primary_is_good {
+    } else if primary_is_down
+        || !world.nodes.iter().any(|node| node.up)
+        || (before.primary.is_some() && !before.primary_is_good)
+        || (before.primary.is_none() && comes_back_as_primary(world))
+    {
         // What no flush covered may be gone: its only other copy is no longer the one that counts.
-        if before.primary.is_some() || state.victim == Victim::Both {
-            world.history.power_lost();
-        }
+        world.history.power_lost();
     }
     let pause = world.random.u64(1..50_000_000);
     world.run_nanoseconds(pause);
@@ -112,6 +115,16 @@ pub fn follow(world: &mut World, state: &CrashState, on_image: impl FnOnce(&Worl
     come_back(world, gives_way);
     settle(world);
     power_cycle(world);
+}
+
+/// A node that was demoted lost power before its disk said so: it counts as a crashed Primary, and its copy wins.
+fn comes_back_as_primary(world: &World) -> bool {
+    let mut crashed = world.nodes.iter().filter(|node| !node.up);
+    crashed.any(|node| {
+        format::superblock(&node.device)
+            .flags
+            .contains(Flags::PRIMARY_IND)
+    })
 }
 
 /// A client reads everything that was ever written; what it gets is checked, an error is none.
