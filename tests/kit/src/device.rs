@@ -1,55 +1,17 @@
 //! A simulated lower disk: what is on its platters, what is only in its cache, and how it fails.
 
+mod pages;
+
 use fastrand::Rng;
 use mendblock_core::disk::PortOperation;
 use mendblock_storage::buffer::BufferMut;
-use std::collections::{BTreeMap, BTreeSet};
+use pages::{PAGE, Pages};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-const PAGE: u64 = 4096;
 const SECTOR: u64 = 512;
 /// Linux errno EIO.
 pub const EIO: i32 = 5;
-
-/// Bytes by 4 KiB page; absent pages are zero.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Pages(BTreeMap<u64, Box<[u8]>>);
-
-impl Pages {
-    fn read(&self, offset: u64, bytes: &mut [u8]) {
-        each_page(offset, bytes.len() as u64, |page, within, part| {
-            match self.0.get(&page) {
-                Some(data) => bytes[part].copy_from_slice(&data[within]),
-                None => bytes[part].fill(0),
-            }
-        });
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        each_page(offset, bytes.len() as u64, |page, within, part| {
-            let data = self
-                .0
-                .entry(page)
-                .or_insert_with(|| vec![0; PAGE as usize].into());
-            data[within].copy_from_slice(&bytes[part]);
-        });
-    }
-}
-
-fn each_page(offset: u64, length: u64, mut visit: impl FnMut(u64, Range<usize>, Range<usize>)) {
-    let mut done = 0;
-    while done < length {
-        let at = offset + done;
-        let within = at % PAGE;
-        let count = (PAGE - within).min(length - done);
-        visit(
-            at / PAGE,
-            within as usize..(within + count) as usize,
-            done as usize..(done + count) as usize,
-        );
-        done += count;
-    }
-}
 
 /// A write that a loss of power may undo.
 #[derive(Clone, Debug)]
@@ -77,6 +39,32 @@ pub struct Faults {
     pub hangs: bool,
 }
 
+/// What a loss of power does to writes that are not stable: those in the drive's cache, and those that the kernel has under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// All of them are there.
+    Nothing,
+    /// None of them is there.
+    All,
+    /// Each is torn: some of its 512-byte sectors are there.
+    Torn,
+    /// Some are there whole, the others not at all, whatever their order was.
+    Some,
+    /// For each of them one of the above.
+    Mixed,
+}
+
+/// A drive that lies. No promise holds on it: it is there to show that the checks notice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// A flush is answered well and makes nothing stable.
+    IgnoresFlushes,
+    /// FUA is taken for an ordinary write.
+    IgnoresFua,
+    /// Writes that touch these bytes are answered well and not made.
+    DropsWrites(Range<u64>),
+}
+
 /// The disk. It survives every crash of its node.
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -86,6 +74,8 @@ pub struct Device {
     cache: Vec<Cached>,
     /// What fails.
     pub faults: Faults,
+    /// How it lies.
+    pub defect: Option<Defect>,
 }
 
 impl Device {
@@ -97,6 +87,7 @@ impl Device {
             current: Pages::default(),
             cache: Vec::new(),
             faults: Faults::default(),
+            defect: None,
         }
     }
 
@@ -179,47 +170,76 @@ impl Device {
                 self.faults.unreadable.remove(&block);
             }
         }
+        if matches!(&self.defect, Some(Defect::DropsWrites(dropped)) if refused(dropped)) {
+            return Ok(());
+        }
         self.current.write(offset, bytes);
         self.store(Cached {
             offset,
             bytes: bytes.to_vec(),
-            stable,
+            stable: stable && self.defect != Some(Defect::IgnoresFua),
         });
         Ok(())
     }
 
     fn flush(&mut self) {
+        if self.defect == Some(Defect::IgnoresFlushes) {
+            return;
+        }
         for cached in self.cache.drain(..) {
             self.durable.write(cached.offset, &cached.bytes);
         }
     }
 
-    /// Power is lost: of what was not flushed, and of `in_flight`, some is there, some not, some torn at 512 bytes.
-    pub fn lose_power(&mut self, in_flight: Vec<PortOperation>, random: &mut Rng) {
+    /// Power is lost: what was not flushed, and what is under way, meets its `loss`.
+    pub fn lose_power(&mut self, in_flight: Vec<PortOperation>, loss: Loss, random: &mut Rng) {
         for operation in in_flight {
-            if let PortOperation::Write { offset, buffer, .. } = operation {
-                self.cache.push(Cached {
-                    offset,
-                    bytes: buffer.to_vec(),
-                    stable: false,
-                });
-            }
+            let (offset, bytes) = match operation {
+                PortOperation::Write { offset, buffer, .. } => (offset, buffer.to_vec()),
+                PortOperation::WriteZeroes { offset, length, .. } => (offset, vec![0; length as usize]),
+                PortOperation::Read { .. } | PortOperation::Flush => continue,
+            };
+            self.cache.push(Cached {
+                offset,
+                bytes,
+                stable: false,
+            });
         }
         for cached in std::mem::take(&mut self.cache) {
-            match random.u8(0..4) {
-                _ if cached.stable => self.durable.write(cached.offset, &cached.bytes),
-                0 | 1 => self.durable.write(cached.offset, &cached.bytes),
-                2 => {}
-                _ => {
-                    for (index, sector) in cached.bytes.chunks(SECTOR as usize).enumerate() {
-                        if random.bool() {
-                            self.durable.write(cached.offset + index as u64 * SECTOR, sector);
-                        }
+            let loss = if cached.stable { Loss::Nothing } else { loss };
+            self.keep(&cached, loss, random);
+        }
+        self.current = self.durable.clone();
+    }
+
+    fn keep(&mut self, cached: &Cached, loss: Loss, random: &mut Rng) {
+        match loss {
+            Loss::Nothing => self.durable.write(cached.offset, &cached.bytes),
+            Loss::All => {}
+            Loss::Torn => {
+                for (index, sector) in cached.bytes.chunks(SECTOR as usize).enumerate() {
+                    if random.bool() {
+                        self.durable.write(cached.offset + index as u64 * SECTOR, sector);
                     }
                 }
             }
+            Loss::Some if random.bool() => self.durable.write(cached.offset, &cached.bytes),
+            Loss::Some => {}
+            Loss::Mixed => {
+                let one = [Loss::Nothing, Loss::Nothing, Loss::All, Loss::Torn];
+                self.keep(cached, one[random.usize(0..one.len())], random);
+            }
         }
-        self.current = self.durable.clone();
+    }
+
+    /// Blocks in which it differs from another one below `end` bytes, past all faults.
+    pub fn differing(&self, other: &Self, end: u64) -> Vec<u64> {
+        self.current.differing(&other.current, end / PAGE)
+    }
+
+    /// What is on it, by block; what is missing is zero.
+    pub fn blocks(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.current.iter()
     }
 
     /// The drive has mended itself: its bad blocks read as zeroes (remapped), nothing else fails.
@@ -259,7 +279,7 @@ mod tests {
             device.execute(&write(8192, 3, false)).unwrap();
             device.execute(&write(4096, 4, false)).unwrap();
             device.execute(&write(4096, 5, true)).unwrap();
-            device.lose_power(vec![write(0, 6, false)], &mut Rng::with_seed(seed));
+            device.lose_power(vec![write(0, 6, false)], Loss::Mixed, &mut Rng::with_seed(seed));
             assert_eq!(device.peek(4096, 4096), vec![5; 4096], "FUA is the last word");
             let first = device.peek(0, 4096);
             assert!(
@@ -294,5 +314,64 @@ mod tests {
         assert_eq!(device.execute(&read).unwrap_err(), EIO);
         device.execute(&write(4096, 7, false)).unwrap();
         assert_eq!(device.execute(&read).unwrap().unwrap()[0], 7);
+    }
+
+    #[test]
+    fn each_kind_of_loss_does_what_it_says() {
+        let after = |loss, seed| {
+            let mut device = Device::new(1 << 20);
+            device.execute(&write(0, 1, false)).unwrap();
+            let zeroes = PortOperation::WriteZeroes {
+                offset: 0,
+                length: 512,
+                may_unmap: false,
+            };
+            device.lose_power(
+                vec![write(4096, 2, true), zeroes],
+                loss,
+                &mut Rng::with_seed(seed),
+            );
+            [
+                device.peek(0, 512)[0],
+                device.peek(512, 1)[0],
+                device.peek(4096, 4096)[0],
+            ]
+        };
+        assert_eq!(after(Loss::Nothing, 1), [0, 1, 2]);
+        assert_eq!(after(Loss::All, 1), [0, 0, 0]);
+        let torn: BTreeSet<_> = (0..32)
+            .map(|seed| after(Loss::Torn, seed)[1..].to_vec())
+            .collect();
+        assert_eq!(torn.len(), 4);
+        let some: BTreeSet<_> = (0..32).map(|seed| after(Loss::Some, seed)).collect();
+        assert!(some.contains(&[1, 1, 0]) && some.contains(&[0, 0, 2]), "{some:?}");
+    }
+
+    #[test]
+    fn a_drive_that_lies_loses_what_it_promised() {
+        let kept = |defect| {
+            let mut device = Device::new(1 << 20);
+            device.defect = Some(defect);
+            device.execute(&write(0, 1, false)).unwrap();
+            device.execute(&PortOperation::Flush).unwrap();
+            device.execute(&write(4096, 2, true)).unwrap();
+            device.lose_power(vec![], Loss::All, &mut Rng::with_seed(1));
+            [device.peek(0, 1)[0], device.peek(4096, 1)[0]]
+        };
+        assert_eq!(kept(Defect::IgnoresFlushes), [0, 2]);
+        assert_eq!(kept(Defect::IgnoresFua), [1, 0]);
+        assert_eq!(kept(Defect::DropsWrites(4096..4097)), [1, 0]);
+    }
+
+    #[test]
+    fn devices_differ_where_their_bytes_do() {
+        let mut first = Device::new(1 << 20);
+        first.poke(8192, &[0; 512]);
+        let mut second = first.clone();
+        assert!(first.differing(&second, 1 << 20).is_empty());
+        second.poke(12288, &[1; 4096]);
+        first.poke(4096, &[1; 1]);
+        assert_eq!(first.differing(&second, 1 << 20), [1, 3]);
+        assert_eq!(second.differing(&first, 12288), [1]);
     }
 }

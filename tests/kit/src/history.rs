@@ -84,7 +84,11 @@ impl History {
             for write in writes.filter(|write| write.value == value && write.began == began) {
                 write.ended = write.ended.or(Some(now));
                 if ok {
-                    (write.answered, write.doubtful) = (true, false);
+                    write.answered = true;
+                    // Of one that was under way when the power went, the only copy may have gone with it.
+                    if write.doubtful {
+                        continue;
+                    }
                     write.effective = Some(write.effective.map_or(now, |at| at.min(now)));
                 }
             }

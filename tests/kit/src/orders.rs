@@ -1,6 +1,6 @@
 //! What happens from outside: processes start and crash, administrators give orders, and at the end everything must be well.
 
-use crate::device::Device;
+use crate::device::{Device, Loss};
 use crate::format;
 use crate::node::{Node, Table};
 use crate::world::{World, part};
@@ -79,7 +79,12 @@ impl World {
 
     /// The process of a node is gone: with `power` what the disk had not flushed may go with it.
     pub fn crash(&mut self, node: usize, power: bool) {
-        self.note(node, || format!("CRASH (power {power})"));
+        self.crash_with(node, power.then_some(Loss::Mixed));
+    }
+
+    /// The process of a node is gone, and power too, if there is a loss.
+    pub fn crash_with(&mut self, node: usize, loss: Option<Loss>) {
+        self.note(node, || format!("CRASH (loss of power {loss:?})"));
         self.close_sockets(node);
         let now = self.now;
         let here = &mut self.nodes[node];
@@ -98,8 +103,8 @@ impl World {
             .into_values()
             .map(|entry| entry.operation)
             .collect();
-        if power {
-            here.device.lose_power(operations, &mut self.random);
+        if let Some(loss) = loss {
+            here.device.lose_power(operations, loss, &mut self.random);
         } else if !hangs {
             // What the kernel has, it may do or not.
             let mut operations = operations;

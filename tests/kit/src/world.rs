@@ -6,6 +6,7 @@ use crate::network::Network;
 use crate::node::{HealthWrite, Node};
 use crate::wiring::{Address, Wired};
 use fastrand::Rng;
+use mendblock_core::disk::PortOperation;
 use mendblock_core::fact::Fact;
 use mendblock_core::identity::{PartGeneration, Query};
 use mendblock_core::part::{Context, Instant, Outbox, PartName, To};
@@ -273,6 +274,31 @@ impl World {
             slot.wake = None;
         }
         self.step::<P>(node, address, |part, cx, out| part.wake(cx, out));
+    }
+
+    /// The next event stores something of a node: it ends a write or a flush of its disk, or a write of its health file.
+    pub fn about_to_store(&self, node: usize) -> bool {
+        let Some((_, next)) = self.queue.first_key_value() else {
+            return false;
+        };
+        let here = &self.nodes[node];
+        if next.node != node || next.life != here.life || !here.up {
+            return false;
+        }
+        match &next.event {
+            Event::DiskDone(number) => here
+                .table
+                .in_kernel
+                .get(number)
+                .is_some_and(|entry| !matches!(entry.operation, PortOperation::Read { .. })),
+            Event::HealthDone(..) => true,
+            _ => false,
+        }
+    }
+
+    /// When the next event happens.
+    pub fn next_at(&self) -> Option<u64> {
+        self.queue.first_key_value().map(|(&(at, _), _)| at)
     }
 
     /// The next event happens; false: there is none.

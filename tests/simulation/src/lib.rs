@@ -1,5 +1,6 @@
 //! What all simulation tests share: seeds, and how a failure says how to replay it.
 
+pub mod crash_points;
 pub mod load;
 pub mod ready;
 pub mod seeds;

@@ -241,6 +241,7 @@ const DISKLESS: Arrival = Arrival {
     primary: true,
     connected: false,
     peer_attaches: false,
+    named_before: None,
     protocol: 101,
     peer: Identifiers::FRESH,
     skip_initial_sync: false,
@@ -378,6 +379,33 @@ fn a_lost_word_of_a_generation_made_for_me_is_believed() {
         ..arrival
     };
     assert_eq!(exposed(nothing_seen), None);
+}
+
+#[test]
+fn a_generation_made_while_this_node_still_establishes_the_connection_is_believed() {
+    let arrival = Arrival {
+        peer: slots(G2, G1, [S, 4]),
+        named_before: Some(Generation(G1)),
+        ..DISKLESS
+    };
+    assert_eq!(exposed(arrival), Some(G2));
+    let refused = [
+        Arrival {
+            named_before: Some(Generation(G3)),
+            ..arrival
+        },
+        Arrival {
+            peer: slots(G2, G3, [S, 4]),
+            ..arrival
+        },
+        Arrival {
+            exposed: Generation::NONE,
+            ..arrival
+        },
+    ];
+    for arrival in refused {
+        assert_eq!(exposed(arrival), None, "{arrival:?}");
+    }
 }
 
 #[test]

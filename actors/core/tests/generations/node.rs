@@ -120,6 +120,7 @@ impl Node {
             primary: self.primary,
             connected,
             peer_attaches,
+            named_before: None,
             protocol: 101,
             peer: peer.disk.slots,
             skip_initial_sync: false,

@@ -51,6 +51,8 @@ pub struct Arrival {
     pub connected: bool,
     /// The peer had no disk and now brings one up.
     pub peer_attaches: bool,
+    /// While the connection is being established: `current` of the peer's disk as this very connection named it before (ours).
+    pub named_before: Option<Generation>,
     /// Agreed protocol.
     pub protocol: u16,
     /// The slots that arrived.
@@ -119,7 +121,8 @@ pub fn receive(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
 fn receive_without_disk(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
     let found = arrival.peer.current;
     let first_sight = !arrival.connected || arrival.peer_attaches;
-    if arrival.primary && first_sight && !arrival.exposed.same(found) && !made_for_own_loss(arrival) {
+    let made_for_me = made_for_own_loss(arrival) || made_meanwhile(arrival);
+    if arrival.primary && first_sight && !arrival.exposed.same(found) && !made_for_me {
         return Err(DataNotCurrent::Peer {
             exposed: arrival.exposed,
             found,
@@ -141,6 +144,14 @@ fn made_for_own_loss(arrival: &Arrival) -> bool {
         .is_some_and(|made| made.attach == arrival.own_attach && !made.primary_since)
         && arrival.peer.bitmap.same(arrival.exposed)
         && !arrival.exposed.same(Generation::NONE)
+}
+
+/// This connection has named the right generation already, and the peer, which had finished establishing it first, has since made
+/// one for this Primary without a disk. (As if this node had finished first too: whose lists are merged sooner is chance.)
+fn made_meanwhile(arrival: &Arrival) -> bool {
+    let exposed = arrival.exposed;
+    let is_exposed = |named: Generation| named.same(exposed) && !exposed.same(Generation::NONE);
+    arrival.named_before.is_some_and(is_exposed) && arrival.peer.bitmap.same(exposed)
 }
 
 /// Who could hold what the application has seen while a disk is attached.

@@ -202,6 +202,7 @@ impl StatePart {
         out: &mut Outbox<StateEffect>,
     ) {
         let _ = self.slots_written(query, cx, out)
+            || self.loss_marked(query)
             || self.detach_health_written(query, durable, out)
             || self.error_recorded(query)
             || self.outdated_noted(query, out)

@@ -268,34 +268,37 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if let Some(link) = self.link.as_mut() {
-            link.generations = Some(info);
-        }
-        if self.takes_generations(&info, cx, out) {
+        let before = self.link.as_mut().and_then(|link| link.generations.replace(info));
+        if self.takes_generations(&info, before, cx, out) {
             let peer = identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]);
             self.newer_than_own_disk(peer, out);
         }
     }
 
-    /// Takes up what the peer's disk says of its generation; false: it has none, or it is not the data that this node works
+    /// Takes up what the peer's disk says of its generation (`before`: what it said before on this connection); false: it has none, or it is not the data that this node works
     /// with, and they part.
     pub(super) fn takes_generations(
         &mut self,
         info: &GenerationInfo,
+        before: Option<GenerationInfo>,
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) -> bool {
         if !info.attached {
             return false;
         }
+        let connected = self.vector().connection.is_connected_or_better();
         let own = self.vector().disk.is_usable().then_some(self.current.identifiers);
         let received = exposed::receive(&Arrival {
             exposed: self.exposed,
             own,
             own_attach: self.health.attach_id,
             primary: self.vector().role == Role::Primary,
-            connected: self.vector().connection.is_connected_or_better(),
+            connected,
             peer_attaches: self.vector().peer_disk <= DiskState::Negotiating,
+            named_before: before
+                .filter(|before| before.attached && !connected)
+                .map(|before| Generation(before.current)),
             protocol: Agreed::OURS.protocol,
             peer: identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]),
             skip_initial_sync: info.skip_initial_sync,

@@ -82,6 +82,9 @@ pub(super) struct Store {
     /// Changed bitmap pages go first when the Primary indicator is cleared (V17).
     pages_first: Option<Query>,
     pages_written: bool,
+    /// The mark that a generation is made for the loss of the peer's disk goes first: without it a crash leaves a generation that
+    /// nobody can explain, and the peer, still Primary, refuses it for ever.
+    mark_first: Option<Query>,
     /// Flags of the last superblock that was handed to the disk.
     written_flags: Flags,
     /// A write that was under way when the disk was given up: it may still land.
@@ -196,6 +199,7 @@ impl StatePart {
             self.current.vector.disk.is_usable() || self.current.vector.disk == DiskState::Negotiating;
         let busy = self.store.running.is_some()
             || self.store.pages_first.is_some()
+            || self.store.mark_first.is_some()
             || self.store.predecessor != Predecessor::Settled;
         if !self.store.wanted || busy {
             return;
@@ -271,6 +275,26 @@ impl StatePart {
         // A failure is a meta-data error, which the disk part has reported as well: the disk is given up.
         self.store.pages_written = result.is_ok();
         true
+    }
+
+    /// The generation in memory was made for this loss (attach id of the peer's disk, generation): durable before any superblock
+    /// that names it.
+    pub(super) fn mark_loss_first(&mut self, loss: (u64, u64), out: &mut Outbox<StateEffect>) {
+        let change = HeaderChange {
+            loss_of: Some(Some(loss)),
+            ..HeaderChange::default()
+        };
+        self.store.mark_first = Some(self.set_header(change, out));
+    }
+
+    /// The mark that had to go before a superblock is in the health file, or could not be written there: either way it stops
+    /// nothing more. True if the answer was for the store.
+    pub(super) fn loss_marked(&mut self, query: Query) -> bool {
+        let is_it = self.store.mark_first == Some(query);
+        if is_it {
+            self.store.mark_first = None;
+        }
+        is_it
     }
 
     pub(super) fn write_superblock(
@@ -359,6 +383,16 @@ impl StatePart {
                     query,
                     after: MarkNumber(0),
                     extents: None,
+                }));
+            }
+            if let Some(query) = self.store.mark_first {
+                let change = HeaderChange {
+                    loss_of: Some(self.health.loss_of),
+                    ..HeaderChange::default()
+                };
+                out.send(To::Bitmap(BitmapIn::SetHeader {
+                    query,
+                    change: Box::new(change),
                 }));
             }
             if let Some(query) = self.store.running.as_ref().and_then(|write| write.health) {

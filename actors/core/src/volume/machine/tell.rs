@@ -3,7 +3,7 @@
 use super::StateEffect;
 use super::part::StatePart;
 use super::store::Then;
-use crate::bitmap::{BitmapIn, HeaderChange};
+use crate::bitmap::BitmapIn;
 use crate::identity::{ConnectionNumber, TellNumber};
 use crate::part::{Outbox, To};
 use crate::peer::PeerIn;
@@ -201,13 +201,7 @@ impl StatePart {
         if due {
             self.advance_generation("the peer's disk failed", _cx, out);
             let loss = (attach_id, self.current.identifiers.current.without_role().0);
-            self.set_header(
-                HeaderChange {
-                    loss_of: Some(Some(loss)),
-                    ..HeaderChange::default()
-                },
-                out,
-            );
+            self.mark_loss_first(loss, out);
             self.store(Then::TellAnswered {
                 connection,
                 number,

@@ -23,7 +23,7 @@ impl StatePart {
         let info = self.link.as_ref().and_then(|link| link.generations);
         if !self.vector().disk.is_usable()
             && !is_planted(Fault::TrustUncompared)
-            && info.is_some_and(|info| info.attached && !self.takes_generations(&info, cx, out))
+            && info.is_some_and(|info| info.attached && !self.takes_generations(&info, None, cx, out))
         {
             return;
         }

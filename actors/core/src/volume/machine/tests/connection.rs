@@ -4,6 +4,7 @@ use super::world::*;
 use crate::configuration::OnIoError::{Detach, PassOn};
 use crate::helper::Handler;
 use crate::identity::ConnectionNumber;
+use crate::part::PartName;
 use crate::peer::LinkWish;
 use crate::volume::machine::{Command, ErrorKind, StateIn};
 use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
@@ -516,6 +517,41 @@ fn i26_one_generation_for_one_loss_of_the_peers_disk() {
 }
 
 #[test]
+fn the_loss_is_marked_before_its_generation_is_durable() {
+    // A crash between them would leave a generation that the diskless Primary refuses for ever.
+    for dies in [false, true] {
+        let mut world = World::primary_connected(Detach);
+        let from = world.mark();
+        world.fate(Kind::SetHeader, Fate::Hold);
+        peer_tells(&mut world, 1, 77);
+        world.settle();
+        assert_eq!(world.superblock.generations.current & !1, BASE);
+        if dies {
+            world.restart(PartName::Bitmap, &[Kind::SetHeader]);
+        }
+        world.release(Kind::SetHeader);
+        let is_mark = |event: &Event| matches!(event, Event::Header(change) if change.loss_of.is_some());
+        let current = world.superblock.generations.current;
+        assert_ne!(current & !1, BASE);
+        let is_generation =
+            |event: &Event| matches!(event, Event::Superblock(block) if block.generations.current == current);
+        assert!(world.at(from, is_mark) < world.at(from, is_generation));
+        assert!(world.at(from, is_generation) < world.at(from, told));
+    }
+}
+
+#[test]
+fn a_health_file_that_fails_does_not_stop_the_generation() {
+    let mut world = World::primary_connected(Detach);
+    let from = world.mark();
+    world.fate(Kind::SetHeader, Fate::Fail(EIO));
+    peer_tells(&mut world, 1, 77);
+    world.settle();
+    assert_ne!(world.superblock.generations.current & !1, BASE);
+    world.at(from, told);
+}
+
+#[test]
 fn t4_marked_or_diskless_settles_the_peers_loss() {
     for marked in [true, false] {
         let mut world = World::primary_connected(Detach);
@@ -594,6 +630,38 @@ fn t1_a_diskless_primary_answers_only_after_it_has_noted_the_new_generation() {
     world.release(Kind::SetHeader);
     assert!(world.snapshot().own_loss_settled);
     assert_eq!(world.health.as_ref().unwrap().outdated_since, Some(0xABC0));
+}
+
+#[test]
+fn a_generation_made_for_a_diskless_primary_may_come_before_it_has_merged_the_lists() {
+    let diskless = || {
+        let mut world = World::primary_connected(Detach);
+        world.command(Command::Detach { force: false });
+        world.settle();
+        world.link_down();
+        world.peer.ids = [PEER_NEW, BASE, 0, 0];
+        world.fate(Kind::Merge, Fate::Hold);
+        world.link_up();
+        world.settle();
+        assert_eq!(world.vector().connection, ConnectionState::WFReportParams);
+        world
+    };
+    let connection_after = |ids| {
+        let mut world = diskless();
+        world.peer.ids = ids;
+        world.peer_generations();
+        world.release(Kind::Merge);
+        world.vector().connection
+    };
+    assert_eq!(
+        connection_after([0xABC0, PEER_NEW, BASE, 0]),
+        ConnectionState::Connected
+    );
+    assert_eq!(
+        connection_after([0xABC0, BASE, PEER_NEW, 0]),
+        ConnectionState::StandAlone,
+        "not made from what the application has seen"
+    );
 }
 
 #[test]
