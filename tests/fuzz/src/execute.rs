@@ -47,6 +47,11 @@ pub fn execute(target: &dyn Target, input: &[u8]) -> Verdict {
     }
 }
 
+/// Runs a part of a target's check; what panicked, as place and message, for a target that tells panics apart.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, (String, String)> {
+    panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| LAST_PANIC.take().unwrap_or_default())
+}
+
 /// Keeps a panic's place and message instead of printing them, on threads that execute a target.
 fn remember_panics() {
     static ONCE: Once = Once::new();

@@ -35,6 +35,10 @@ pub trait Target: Sync {
     fn longest(&self) -> usize;
     /// Inputs to begin with, made by the encoders: they follow the format when it grows.
     fn seeds(&self) -> Vec<Vec<u8>>;
+    /// How many times longer than usual an execution takes: the tests run so many times fewer.
+    fn expense(&self) -> u64 {
+        1
+    }
     /// Decodes the input and checks every property.
     fn check(&self, input: &[u8], probe: &mut Probe) -> Result<(), Breach>;
     /// Which mutations fit.

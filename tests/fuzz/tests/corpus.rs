@@ -9,13 +9,17 @@ use mendblock_fuzz::targets;
 use std::path::Path;
 use std::time::Duration;
 
-/// Executions of each target in the short runs.
+/// Executions of each target in the short runs; of an expensive one fewer.
 const EXECUTIONS: u64 = 2000;
 
-fn settings(seed: u64) -> Settings {
+fn executions(target: &dyn Target) -> u64 {
+    EXECUTIONS / target.expense()
+}
+
+fn settings(target: &dyn Target, seed: u64) -> Settings {
     Settings {
         seed,
-        limit: Limit::Executions(EXECUTIONS),
+        limit: Limit::Executions(executions(target)),
         patience: Duration::from_secs(60),
         on_hang: Box::new(|input| {
             eprintln!("an input has run for a minute: {input:02x?}");
@@ -55,10 +59,10 @@ fn changed_inputs_show_no_fault() {
     std::thread::scope(|scope| {
         for target in targets::all() {
             scope.spawn(move || {
-                let report = run(target, committed(target), settings(1));
+                let report = run(target, committed(target), settings(target, 1));
                 let failure = report.failure.map(|failure| (failure.finding, failure.smallest));
                 assert_eq!(failure, None, "{}", target.name());
-                assert!(report.executions >= EXECUTIONS);
+                assert!(report.executions >= executions(target));
             });
         }
     });
@@ -68,10 +72,10 @@ fn changed_inputs_show_no_fault() {
 #[test]
 fn mutations_show_more_than_the_seeds() {
     for target in targets::all() {
-        let mut seeds_only = settings(2);
+        let mut seeds_only = settings(target, 2);
         seeds_only.limit = Limit::Executions(1);
         let seeds = run(target, Vec::new(), seeds_only).shapes;
-        let mutated = run(target, Vec::new(), settings(2)).shapes;
+        let mutated = run(target, Vec::new(), settings(target, 2)).shapes;
         assert!(
             mutated > seeds,
             "{}: {mutated} shapes, the seeds alone {seeds}",
@@ -83,7 +87,7 @@ fn mutations_show_more_than_the_seeds() {
 #[test]
 fn a_run_follows_from_its_seed() {
     let target = targets::find("wire").unwrap();
-    let runs = [3, 3, 4].map(|seed| run(target, Vec::new(), settings(seed)).discovered);
+    let runs = [3, 3, 4].map(|seed| run(target, Vec::new(), settings(target, seed)).discovered);
     assert_eq!(runs[0], runs[1]);
     assert_ne!(runs[0], runs[2]);
 }

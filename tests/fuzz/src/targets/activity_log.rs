@@ -14,6 +14,7 @@ use mendblock_storage::format::layout::LogGeometry;
 use mendblock_storage::format::replay::{Completeness, Replay, replay};
 use mendblock_storage::format::{META_BLOCK_BYTES, MetaBlock, old_log};
 use mendblock_storage::hot::HotSet;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 const HEAD_BYTES: usize = 6;
@@ -276,9 +277,7 @@ fn block(entry: &Entry) -> Option<MetaBlock> {
             // What is not given is unused: slots, extents, context.
             block[36..].fill(0xFF);
             block[..content.len()].copy_from_slice(content);
-            block[8..12].fill(0);
-            let crc = crc_fast::crc32_iscsi(&block) ^ *CRC_OF_ZEROS;
-            block[8..12].copy_from_slice(&crc.to_be_bytes());
+            seal(&mut block);
         }
         OLD_SECTORS => {
             for (number, sector) in block.chunks_exact_mut(512).enumerate() {
@@ -294,6 +293,22 @@ fn block(entry: &Entry) -> Option<MetaBlock> {
         _ => block[..content.len()].copy_from_slice(content),
     }
     Some(block)
+}
+
+/// Makes the checksum of a block right.
+pub(super) fn seal(block: &mut [u8]) {
+    block[8..12].fill(0);
+    let crc = crc_fast::crc32_iscsi(block) ^ *CRC_OF_ZEROS;
+    block[8..12].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// The blocks of the ring of 8 that a node has written after so many transactions.
+pub(super) fn written_blocks(transactions: u16) -> BTreeMap<u32, MetaBlock> {
+    let entries = written_log(0, transactions, 67);
+    let blocks = entries
+        .iter()
+        .filter_map(|entry| Some((u32::from(entry.place), block(entry)?)));
+    blocks.collect()
 }
 
 fn take_apart(input: &[u8]) -> ([u8; HEAD_BYTES], Vec<Entry>) {

@@ -5,7 +5,9 @@ mod admin;
 mod bitmap;
 mod configuration;
 mod health;
+mod image;
 mod message_pack;
+mod messages;
 mod nbd;
 mod nbd_session;
 mod superblock;
@@ -31,6 +33,8 @@ pub fn all() -> Vec<&'static dyn Target> {
         &health::HealthSlot,
         &configuration::ConfigurationText,
         &admin::Admin,
+        &messages::Messages,
+        &image::Image,
     ]
 }
 

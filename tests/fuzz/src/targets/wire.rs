@@ -272,7 +272,8 @@ fn put(inbox: &mut Inbox<Vec<u8>>, piece: &[u8]) -> Result<(), Breach> {
     Ok(())
 }
 
-fn frame(message: &Message, payload: &[u8]) -> Option<Vec<u8>> {
+/// Prelude, header and payload.
+pub(super) fn frame(message: &Message, payload: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     encode(message, payload, &mut bytes).ok()?;
     bytes.extend_from_slice(payload);
