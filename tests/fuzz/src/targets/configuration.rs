@@ -19,14 +19,18 @@ impl Target for ConfigurationText {
 
     fn cap(&self) -> Cap {
         Cap {
-            bytes: 8 << 20,
-            because: "a mistake repeats at most 60 characters of a value; 16 KiB of text make at most 8192 mistakes of \
-                      1 KiB",
+            bytes: 16 << 20,
+            because: "1 KiB for each byte of 16 KiB of the administrator's own text: a mistake for each line, which repeats \
+                      at most 60 characters of a value",
         }
     }
 
     fn longest(&self) -> usize {
         16 << 10
+    }
+
+    fn expense(&self) -> u64 {
+        4
     }
 
     fn style(&self) -> Style {
