@@ -12,7 +12,7 @@ mod unix;
 mod writer;
 
 pub use connection::{Connection, Listener};
-pub use inbox::RECEIVE_BUFFER_BYTES;
+pub use inbox::{Inbox, RECEIVE_BUFFER_BYTES};
 pub use queue::{MAX_WRITE_BYTES, MAX_WRITE_SLICES};
 pub use reader::{Batch, Reader};
 pub use tcp::{TcpOptions, connect_tcp, listen_tcp};

@@ -14,7 +14,8 @@ pub const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Most frames in one batch, so that small ones do not keep the thread for long.
 const MAX_BATCH_FRAMES: usize = 512;
 
-pub(super) struct Inbox<B> {
+/// Makes frames of received bytes. [`super::Reader`] has one for its socket; tests feed it by hand.
+pub struct Inbox<B> {
     buffer: Box<[u8]>,
     /// Bytes `start..end` of the buffer have arrived and are not used yet.
     start: usize,
@@ -36,8 +37,15 @@ enum Pending<B> {
     },
 }
 
+impl<B: DerefMut<Target = [u8]>> Default for Inbox<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<B: DerefMut<Target = [u8]>> Inbox<B> {
-    pub(super) fn new() -> Self {
+    /// Nothing has arrived.
+    pub fn new() -> Self {
         Self {
             buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
             start: 0,
@@ -49,7 +57,7 @@ impl<B: DerefMut<Target = [u8]>> Inbox<B> {
 
     /// Appends the complete frames to `frames`. Returns the bytes of the buffer that `allocate` did not have, after
     /// which nothing may be received until it has them.
-    pub(super) fn take(
+    pub fn take(
         &mut self,
         allocate: &mut impl FnMut(&Message, usize) -> Option<B>,
         frames: &mut Vec<Frame<B>>,
@@ -142,7 +150,7 @@ impl<B: DerefMut<Target = [u8]>> Inbox<B> {
     }
 
     /// Where the next bytes go, first the rest of a payload; call [`Inbox::take`] first until it gives no frame.
-    pub(super) fn spaces(&mut self) -> [IoSliceMut<'_>; 2] {
+    pub fn spaces(&mut self) -> [IoSliceMut<'_>; 2] {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
@@ -157,7 +165,7 @@ impl<B: DerefMut<Target = [u8]>> Inbox<B> {
     }
 
     /// `count` bytes were put into [`Inbox::spaces`].
-    pub(super) fn received(&mut self, mut count: usize) {
+    pub fn received(&mut self, mut count: usize) {
         if let Pending::Filling { payload, filled, .. } = &mut self.pending {
             let direct = count.min(payload.len() - *filled);
             *filled += direct;
@@ -167,12 +175,12 @@ impl<B: DerefMut<Target = [u8]>> Inbox<B> {
     }
 
     /// Why no more frames come.
-    pub(super) fn failure(&self) -> Option<&DecodeError> {
+    pub fn failure(&self) -> Option<&DecodeError> {
         self.failed.as_ref()
     }
 
     /// Whether the bytes so far end between two frames.
-    pub(super) fn is_between_frames(&self) -> bool {
+    pub fn is_between_frames(&self) -> bool {
         self.start == self.end && matches!(self.pending, Pending::None)
     }
 }

@@ -80,6 +80,19 @@ impl World {
         }
     }
 
+    /// Puts a frame into the newest open connection towards this node, as if its peer had said so; false: there is none.
+    pub fn forge(&mut self, node: usize, frame: PeerFrame) -> bool {
+        let mut connections = self.network.connections.iter_mut().rev();
+        let Some((&socket, connection)) = connections
+            .find(|(_, connection)| connection.ends[node].open && !connection.towards[node].closed)
+        else {
+            return false;
+        };
+        connection.towards[node].push(frame);
+        self.schedule_transmit(node, socket);
+        true
+    }
+
     fn schedule_transmit(&mut self, towards: usize, socket: u64) {
         let delay = self.delay(30 * MICROSECOND * self.network.slow.max(1));
         self.schedule(towards, delay, Event::Transmit(socket));
