@@ -1,7 +1,7 @@
 //! The lower disks themselves, read past the nodes.
 
-use super::history::{BLOCK_SECTORS, History};
-use super::node::Node;
+use crate::history::{BLOCK_SECTORS, History};
+use crate::node::Node;
 use serde_json::Value;
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,11 +1,11 @@
 //! Clients that write and read at random on several connections until they are told to stop; everything they do stands
 //! in a [`History`].
 
-use super::admin::VOLUME;
-use super::disks::BLOCK;
-use super::history::{BLOCK_SECTORS, History, SECTOR, content};
-use super::nbd::Session;
-use super::node::Node;
+use crate::admin::VOLUME;
+use crate::disks::BLOCK;
+use crate::history::{BLOCK_SECTORS, History, SECTOR, content};
+use crate::nbd::Session;
+use crate::node::Node;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;

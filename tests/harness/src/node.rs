@@ -1,7 +1,7 @@
 //! One node: directory, configuration file, process, log.
 
-use super::admin::{Admin, Answer, VOLUME, mendblock, text};
-use super::nbd::Session;
+use crate::admin::{Admin, Answer, VOLUME, mendblock, text};
+use crate::nbd::Session;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -151,7 +151,7 @@ impl Node {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.settings.name);
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mendblock"))
+        let child = Command::new(crate::program::path())
             .args(["node", "--allow-kill", "--config", text(&self.configuration)])
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())

@@ -1,10 +1,10 @@
 //! Two nodes with file disks that keep one volume.
 
-use super::admin::Admin;
-use super::disks;
-use super::history::History;
-use super::link::Link;
-use super::node::{Node, Settings};
+use crate::admin::Admin;
+use crate::disks;
+use crate::history::History;
+use crate::link::Link;
+use crate::node::{Node, Settings};
 use mendblock::admin::schema::VolumeStatus;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -58,11 +58,11 @@ impl Pair {
 
     /// Two nodes without meta-data, not started.
     pub fn bare(options: &Options) -> Self {
-        let disks = TempDir::with_prefix_in("pair-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let disks = TempDir::with_prefix_in("pair-", crate::program::disks()).unwrap();
         let run = TempDir::with_prefix("mendblock-").unwrap();
         let (alice, bob) = (loopback(), loopback());
         let (link, [to_alice, to_bob]) = if options.link {
-            let (link, addresses) = Link::between([alice, bob].map(super::node::peer_port));
+            let (link, addresses) = Link::between([alice, bob].map(crate::node::peer_port));
             (Some(link), addresses)
         } else {
             (None, [alice, bob])

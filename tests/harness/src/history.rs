@@ -5,7 +5,7 @@
 //! answered may happen later or never; when its node has crashed, it has happened by then or never will. Overlapping
 //! writes land in either order.
 
-use super::disks::BLOCK;
+use crate::disks::BLOCK;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
