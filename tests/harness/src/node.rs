@@ -6,6 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub struct Settings {
     pub volume_keys: String,
     /// Lines of `[volume.handlers]`.
     pub handlers: String,
+    /// The process does not hear the Ctrl-C that ends the program which started it.
+    pub is_apart: bool,
 }
 
 /// A node and its process.
@@ -151,7 +154,11 @@ impl Node {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.settings.name);
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(crate::program::path())
+        let mut command = Command::new(crate::program::path());
+        if self.settings.is_apart {
+            command.process_group(0);
+        }
+        let child = command
             .args(["node", "--allow-kill", "--config", text(&self.configuration)])
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
@@ -166,6 +173,11 @@ impl Node {
         let mut child = self.child.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Number of the process, while it is started.
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Whether it was started, and not ended by the test.

@@ -7,6 +7,7 @@ use crate::link::Link;
 use crate::node::{Node, Settings};
 use mendblock::admin::schema::VolumeStatus;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tempfile::TempDir;
 
@@ -21,6 +22,8 @@ pub struct Options {
     pub handlers: String,
     /// The nodes talk over a [`Link`].
     pub link: bool,
+    /// The processes do not hear a Ctrl-C in the terminal: who started them ends them.
+    pub is_apart: bool,
 }
 
 impl Default for Options {
@@ -30,6 +33,7 @@ impl Default for Options {
             volume_keys: String::new(),
             handlers: String::new(),
             link: false,
+            is_apart: false,
         }
     }
 }
@@ -43,7 +47,7 @@ pub struct Pair {
     /// Lower disks and logs; below the target directory, since not every temporary file system can do direct I/O.
     pub disks: TempDir,
     // Sockets: a short path, for it must fit into an address of 108 bytes.
-    _run: TempDir,
+    run: TempDir,
 }
 
 impl Pair {
@@ -75,6 +79,7 @@ impl Pair {
             disk_bytes: options.disk_bytes,
             volume_keys: options.volume_keys.clone(),
             handlers: options.handlers.clone(),
+            is_apart: options.is_apart,
         };
         Self {
             alice: Node::new(
@@ -89,7 +94,7 @@ impl Pair {
             ),
             link,
             disks,
-            _run: run,
+            run,
         }
     }
 
@@ -113,6 +118,14 @@ impl Pair {
         }
         self.alice.admin.order(&["primary", "--force"]).expect_code(0);
         self.wait_in_sync(60);
+    }
+
+    /// Keeps the directories after the end; where they are.
+    pub fn keep(&mut self) -> [PathBuf; 2] {
+        for directory in [&mut self.disks, &mut self.run] {
+            directory.disable_cleanup(true);
+        }
+        [self.disks.path().into(), self.run.path().into()]
     }
 
     /// Waits until both disks are UpToDate, connected and without a set bit.
