@@ -207,6 +207,11 @@ impl Node {
         }
     }
 
+    /// How the process ended, if it was started and ended by itself.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
+    }
+
     /// The same process as before still runs.
     #[track_caller]
     pub fn assert_alive(&mut self) {
