@@ -3,9 +3,10 @@
 
 use mendblock_harness::tool::{is_installed, text};
 use serde::Serialize;
+use std::io;
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,8 +14,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a block.
 const BLOCK: u64 = 4096;
-/// Longest pass, seconds: longer than any wait of the run.
-const LIMIT: &str = "90";
+/// Longest pass: longer than any wait of the run.
+const LIMIT: Duration = Duration::from_secs(90);
+/// How long it may take to notice that its connection broke.
+const AFTER_A_CRASH: Duration = Duration::from_secs(1);
 /// Requests a second: it is a witness, the load comes from elsewhere.
 const RATE: &str = "--rate_iops=400";
 
@@ -197,7 +200,10 @@ impl Shared {
 
     fn pass(&self, seed: u64, what: &str) -> End {
         let epoch = self.epoch.load(Ordering::SeqCst);
-        let output = self.command(seed, what).output();
+        let output = self
+            .command(seed, what)
+            .spawn()
+            .and_then(|child| self.end_of(child, epoch));
         let is_same = epoch.is_multiple_of(2) && epoch == self.epoch.load(Ordering::SeqCst);
         match output {
             Ok(output) => judge(&output, is_same),
@@ -205,13 +211,27 @@ impl Shared {
         }
     }
 
+    /// Waits for its end. Where its connection broke, fio may spin for ever instead: then it is killed.
+    fn end_of(&self, mut child: Child, epoch: u64) -> io::Result<Output> {
+        let mut deadline = Instant::now() + LIMIT;
+        while child.try_wait()?.is_none() {
+            if epoch != self.epoch.load(Ordering::SeqCst) {
+                deadline = deadline.min(Instant::now() + AFTER_A_CRASH);
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.wait_with_output()
+    }
+
     fn command(&self, seed: u64, what: &str) -> Command {
         let uri = self.uri.lock().unwrap().clone();
-        let mut command = Command::new("timeout");
+        let mut command = Command::new("fio");
         command
             .args([
-                LIMIT,
-                "fio",
+                "--thread",
                 "--name=witness",
                 "--ioengine=nbd",
                 "--rw=randwrite",
@@ -230,6 +250,8 @@ impl Shared {
             .arg(format!("--size={}", (self.area.end - self.area.start) * BLOCK))
             .arg(format!("--randseed={seed}"))
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             // A Ctrl-C is for the run, which ends it in order.
             .process_group(0);
         command

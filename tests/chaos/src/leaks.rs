@@ -7,7 +7,7 @@ use std::io;
 /// What a process holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Holds {
-    /// Resident memory, KiB.
+    /// Resident memory of its own, KiB: without mapped files, such as the debug information that a backtrace reads.
     pub resident_kib: u64,
     /// Open file descriptors.
     pub descriptors: u64,
@@ -30,10 +30,10 @@ impl Holds {
     /// It is gone, or belongs to somebody else.
     pub fn of(process: u32) -> io::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let kib = resident.and_then(|text| text.split_whitespace().next()?.parse().ok());
         Ok(Self {
-            resident_kib: kib.ok_or_else(|| io::Error::other("no VmRSS: the process has ended"))?,
+            resident_kib: kib.ok_or_else(|| io::Error::other("no RssAnon: the process has ended"))?,
             descriptors: fs::read_dir(format!("/proc/{process}/fd"))?.count() as u64,
             threads: threads(process)?,
         })

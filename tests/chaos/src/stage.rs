@@ -85,6 +85,7 @@ impl Stage {
             ),
             link: true,
             is_apart: true,
+            backtraces: false,
             ..Options::default()
         });
         let dump = disks::dump(&pair.alice);

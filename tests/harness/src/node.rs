@@ -31,6 +31,8 @@ pub struct Settings {
     pub handlers: String,
     /// The process does not hear the Ctrl-C that ends the program which started it.
     pub is_apart: bool,
+    /// Panics leave a backtrace in the log. The first one reads all debug information, which takes time and memory.
+    pub backtraces: bool,
 }
 
 /// A node and its process.
@@ -160,7 +162,7 @@ impl Node {
         }
         let child = command
             .args(["node", "--allow-kill", "--config", text(&self.configuration)])
-            .env("RUST_BACKTRACE", "1")
+            .env("RUST_BACKTRACE", if self.settings.backtraces { "1" } else { "0" })
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -24,6 +24,8 @@ pub struct Options {
     pub link: bool,
     /// The processes do not hear a Ctrl-C in the terminal: who started them ends them.
     pub is_apart: bool,
+    /// Panics leave a backtrace in the nodes' logs.
+    pub backtraces: bool,
 }
 
 impl Default for Options {
@@ -34,6 +36,7 @@ impl Default for Options {
             handlers: String::new(),
             link: false,
             is_apart: false,
+            backtraces: true,
         }
     }
 }
@@ -80,6 +83,7 @@ impl Pair {
             volume_keys: options.volume_keys.clone(),
             handlers: options.handlers.clone(),
             is_apart: options.is_apart,
+            backtraces: options.backtraces,
         };
         Self {
             alice: Node::new(
