@@ -1,7 +1,7 @@
 //! `mendblock-chaos`: see the package's README.
 
 use clap::Parser;
-use mendblock_chaos::program;
+use mendblock_chaos::program::{Profile, build};
 use mendblock_chaos::run::{Orders, fresh_seed, run};
 use std::io;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 fn chaos(arguments: &Arguments) -> io::Result<ExitCode> {
     let binary = match &arguments.mendblock {
         Some(path) => path.canonicalize()?,
-        None => program::build()?,
+        None => build(Profile::Release)?,
     };
     println!("{}", binary.display());
     mendblock_harness::program::choose(binary)

@@ -5,18 +5,32 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds the binary `mendblock` in release, and says where it is.
+/// How the binary is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Quickly.
+    Dev,
+    /// As it is shipped.
+    Release,
+}
+
+/// Builds the binary `mendblock`, and says where it is.
 ///
 /// # Errors
 /// cargo cannot be run, or the build fails.
-pub fn build() -> io::Result<PathBuf> {
+pub fn build(profile: Profile) -> io::Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let built = Command::new(cargo)
         .current_dir(root)
         .args([
             "build",
-            "--release",
+            "--profile",
+            if profile == Profile::Release {
+                "release"
+            } else {
+                "dev"
+            },
             "--locked",
             "--package",
             "mendblock",
