@@ -18,9 +18,9 @@ pub struct Holds {
 /// Most growth between the first quiet moment of a process and any later one. The first one comes early, before buffers,
 /// allocator arenas and thread pools have their usual size: that much is allowed for.
 pub const BOUNDS: Holds = Holds {
-    resident_kib: 64 << 10,
-    descriptors: 8,
-    threads: 8,
+    resident_kib: 16 << 10,
+    descriptors: 6,
+    threads: 4,
 };
 
 impl Holds {
