@@ -1,10 +1,10 @@
 //! Each kind of actor dies under load, in each way: no client sees an error, nothing is lost, a successor serves.
 
-use crate::harness::history::History;
-use crate::harness::load::{Load, check_all};
-use crate::harness::node::Node;
-use crate::harness::pair::{Options, Pair, connection};
 use mendblock::admin::schema::{Kill, VolumeStatus};
+use mendblock_harness::history::History;
+use mendblock_harness::load::{Load, check_all};
+use mendblock_harness::node::Node;
+use mendblock_harness::pair::{Options, Pair, connection};
 use std::sync::Arc;
 
 const BUSY: std::ops::Range<u64> = 0..4096;

@@ -1,14 +1,14 @@
 //! A block of the Primary's disk goes bad under load: the client notices nothing, and the disk mends.
 
-use crate::harness::admin::failing;
-use crate::harness::disks::{self, BLOCK};
-use crate::harness::events::Events;
-use crate::harness::history::{History, content, sectors_of};
-use crate::harness::load::{Load, check_all};
-use crate::harness::nbd::Session;
-use crate::harness::pair::{Options, Pair, connection, is_in_sync, peer_disk};
 use mendblock::admin::schema::VolumeStatus;
 use mendblock::configuration::{FaultKind, FaultMode};
+use mendblock_harness::admin::failing;
+use mendblock_harness::disks::{self, BLOCK};
+use mendblock_harness::events::Events;
+use mendblock_harness::history::{History, content, sectors_of};
+use mendblock_harness::load::{Load, check_all};
+use mendblock_harness::nbd::Session;
+use mendblock_harness::pair::{Options, Pair, connection, is_in_sync, peer_disk};
 use serde_json::Value;
 use std::fs;
 use std::sync::Arc;

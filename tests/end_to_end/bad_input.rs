@@ -1,10 +1,10 @@
 //! Disks and configurations that are not what they should be: a clear error, and the other node goes on serving.
 
-use crate::harness::admin::{mendblock, text};
-use crate::harness::disks::{self, BLOCK};
-use crate::harness::history::History;
-use crate::harness::load::{Load, check_all};
-use crate::harness::pair::{Options, Pair, connection, peer_disk};
+use mendblock_harness::admin::{mendblock, text};
+use mendblock_harness::disks::{self, BLOCK};
+use mendblock_harness::history::History;
+use mendblock_harness::load::{Load, check_all};
+use mendblock_harness::pair::{Options, Pair, connection, peer_disk};
 use std::fs::{self, File};
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Garbage on every port, under load: no client and no peer notices it.
 
-use crate::harness::admin::http;
-use crate::harness::history::History;
-use crate::harness::load::{Load, Random};
-use crate::harness::pair::{Options, Pair, connection};
+use mendblock_harness::admin::http;
+use mendblock_harness::history::History;
+use mendblock_harness::load::{Load, Random};
+use mendblock_harness::pair::{Options, Pair, connection};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;

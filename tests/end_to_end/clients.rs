@@ -1,10 +1,10 @@
 //! Real NBD clients, unmodified, on a pair: what they write stands on both disks.
 
-use crate::harness::admin::text;
-use crate::harness::disks;
-use crate::harness::node::Node;
-use crate::harness::pair::{Options, Pair};
-use crate::harness::tool::{is_installed, succeeds};
+use mendblock_harness::admin::text;
+use mendblock_harness::disks;
+use mendblock_harness::node::Node;
+use mendblock_harness::pair::{Options, Pair};
+use mendblock_harness::tool::{is_installed, succeeds};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -121,10 +121,10 @@ fn nbdinfo_and_nbdcopy() {
 #[test]
 fn a_secondary_refuses_clients() {
     let pair = Pair::running(&Options::default());
-    let refused = crate::harness::nbd::Session::connect(&pair.bob.nbd_socket(), "r0");
+    let refused = mendblock_harness::nbd::Session::connect(&pair.bob.nbd_socket(), "r0");
     let text = refused.err().unwrap().to_string();
     assert!(text.contains("Secondary") || text.contains("primary"), "{text}");
-    let refused = crate::harness::nbd::Session::connect(&pair.alice.nbd_socket(), "r9");
+    let refused = mendblock_harness::nbd::Session::connect(&pair.alice.nbd_socket(), "r9");
     assert!(refused.is_err(), "there is no r9");
 }
 

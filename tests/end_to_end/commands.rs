@@ -1,9 +1,9 @@
 //! Each command of the program against running nodes, as a person types it.
 
-use crate::harness::disks::BLOCK;
-use crate::harness::pair::{Options, Pair, connection, is_in_sync};
 use mendblock::admin::schema::{Event, Status};
 use mendblock::configuration::FaultEntry;
+use mendblock_harness::disks::BLOCK;
+use mendblock_harness::pair::{Options, Pair, connection, is_in_sync};
 
 fn small() -> Options {
     Options {
@@ -140,7 +140,7 @@ fn orders_change_what_they_name() {
 /// The disks that two nodes have used, through the off-line commands and drbdmeta, in both directions.
 #[test]
 fn metadata_of_a_used_disk() {
-    use crate::harness::tool::succeeds;
+    use mendblock_harness::tool::succeeds;
     let mut pair = Pair::running(&small());
     pair.alice.session().write(5 * BLOCK, &[1; 8192]).unwrap();
     pair.bob.stop();

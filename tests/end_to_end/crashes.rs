@@ -1,12 +1,12 @@
 //! A process is gone at once, under load.
 
-use crate::harness::admin::{self, mendblock};
-use crate::harness::disks::{self, BLOCK};
-use crate::harness::events::Events;
-use crate::harness::history::History;
-use crate::harness::load::{Load, check_all};
-use crate::harness::pair::{Options, Pair, connection};
-use crate::harness::tool::{is_installed, limited, succeeds, text};
+use mendblock_harness::admin::{self, mendblock};
+use mendblock_harness::disks::{self, BLOCK};
+use mendblock_harness::events::Events;
+use mendblock_harness::history::History;
+use mendblock_harness::load::{Load, check_all};
+use mendblock_harness::pair::{Options, Pair, connection};
+use mendblock_harness::tool::{is_installed, limited, succeeds, text};
 use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;

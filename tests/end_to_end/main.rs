@@ -15,7 +15,6 @@ mod bad_peers;
 mod clients;
 mod commands;
 mod crashes;
-mod harness;
 mod mending;
 mod nbd_server;
 mod observability;

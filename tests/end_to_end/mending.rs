@@ -1,12 +1,12 @@
 //! What mends, in numbers: exactly the bad blocks are marked, fetched and rewritten, and an unmodified client that reads
 //! them says nothing of an error. Without a load, so that every number is known.
 
-use crate::harness::admin::failing;
-use crate::harness::disks::{self, BLOCK};
-use crate::harness::events::Events;
-use crate::harness::pair::{Options, Pair, is_in_sync, peer_disk};
-use crate::harness::tool::{is_installed, succeeds};
 use mendblock::configuration::{FaultKind, FaultMode};
+use mendblock_harness::admin::failing;
+use mendblock_harness::disks::{self, BLOCK};
+use mendblock_harness::events::Events;
+use mendblock_harness::pair::{Options, Pair, is_in_sync, peer_disk};
+use mendblock_harness::tool::{is_installed, succeeds};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,11 @@
 //! The NBD server of a running node, byte by byte and by unmodified clients, over TCP; the tests of `clients` use the
 //! unix socket.
 
-use crate::harness::admin::text;
-use crate::harness::disks;
-use crate::harness::node::Node;
-use crate::harness::pair::{Options, Pair};
-use crate::harness::tool::{is_installed, limited, succeeds};
+use mendblock_harness::admin::text;
+use mendblock_harness::disks;
+use mendblock_harness::node::Node;
+use mendblock_harness::pair::{Options, Pair};
+use mendblock_harness::tool::{is_installed, limited, succeeds};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,12 +1,12 @@
 //! What is to be seen from outside: metrics, events, status.
 
-use crate::harness::admin::{failing, http};
-use crate::harness::disks::BLOCK;
-use crate::harness::events::Events;
-use crate::harness::node::Node;
-use crate::harness::pair::{Options, Pair, connection};
 use mendblock::admin::schema::Kill;
 use mendblock::configuration::{FaultKind, FaultMode, FaultRule};
+use mendblock_harness::admin::{failing, http};
+use mendblock_harness::disks::BLOCK;
+use mendblock_harness::events::Events;
+use mendblock_harness::node::Node;
+use mendblock_harness::pair::{Options, Pair, connection};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,10 @@
 //! What an operator does, and what is refused, with DRBD's exit codes.
 
-use crate::harness::disks::{self, BLOCK};
-use crate::harness::events::Events;
-use crate::harness::history::History;
-use crate::harness::load::{Load, check_all};
-use crate::harness::pair::{Options, Pair, connection, peer_disk};
+use mendblock_harness::disks::{self, BLOCK};
+use mendblock_harness::events::Events;
+use mendblock_harness::history::History;
+use mendblock_harness::load::{Load, check_all};
+use mendblock_harness::pair::{Options, Pair, connection, peer_disk};
 use std::sync::Arc;
 
 const BUSY: std::ops::Range<u64> = 0..2048;

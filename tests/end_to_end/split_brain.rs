@@ -1,7 +1,7 @@
 //! Both nodes were Primary while they did not see each other.
 
-use crate::harness::disks::{self, BLOCK};
-use crate::harness::pair::{Options, Pair, connection};
+use mendblock_harness::disks::{self, BLOCK};
+use mendblock_harness::pair::{Options, Pair, connection};
 
 /// A block that both write, and one of each.
 const BOTH: u64 = 100;

@@ -4,14 +4,14 @@
 //! `TROUBLE_SECONDS=600 cargo test -p mendblock --test end_to_end trouble` goes on for so long, `SEED=n` repeats the
 //! sequence of a run; processes and the kernel keep their own time, so a failure may need several attempts.
 
-use crate::harness::admin::failing;
-use crate::harness::history::{BLOCK_SECTORS, History};
-use crate::harness::link::Line;
-use crate::harness::load::{Load, Random, check_all};
-use crate::harness::node::Node;
-use crate::harness::pair::{Options, Pair};
 use mendblock::admin::schema::Kill;
 use mendblock::configuration::{FaultKind, FaultMode};
+use mendblock_harness::admin::failing;
+use mendblock_harness::history::{BLOCK_SECTORS, History};
+use mendblock_harness::link::Line;
+use mendblock_harness::load::{Load, Random, check_all};
+use mendblock_harness::node::Node;
+use mendblock_harness::pair::{Options, Pair};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -47,7 +47,7 @@ impl Load {
     #[must_use]
     pub fn met(&self, block: u64) -> u64 {
         let place = self.places[block as usize / 2 % self.places.len()];
-        if block % 2 == 0 {
+        if block.is_multiple_of(2) {
             block
         } else {
             place / 8 + block / 16 % 16

@@ -230,7 +230,8 @@ impl VolumePart {
         let received = self.link.epochs.entry((connection, epoch)).or_default();
         received.count += 1;
         received.open += 1;
-        self.insert(
+        let blocks = work.range().map(|range| range.touched_blocks());
+        let id = self.insert(
             Request::new(
                 Origin::Received {
                     connection,
@@ -243,6 +244,12 @@ impl VolumePart {
             ),
             out,
         );
+        let waits = self.waiting.contains(&id);
+        if let (true, true, Some(blocks)) = (sole, waits, blocks) {
+            // It waits for the log or for an overlapping write. Bitmaps that are exchanged before its turn have to name its blocks
+            // all the same: the sender's disk comes back without them.
+            self.mark(vec![blocks], MarkReason::OnlyCopy);
+        }
     }
 
     /// A mirrored write whose turn has come.

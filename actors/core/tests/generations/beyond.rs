@@ -502,3 +502,64 @@ fn a_primary_target_shows_the_sources_generation() {
     assert!(negotiating_disk_stays(Generation(G1 + 1), Generation(G1)));
     assert!(!negotiating_disk_stays(Generation(G2), Generation(G1)));
 }
+
+fn verdict(own: Identifiers, peer: Identifiers) -> Verdict {
+    compare(&Comparison {
+        own: side(own),
+        peer: side(peer),
+        resolver: false,
+        agreed: Agreed::OURS,
+    })
+}
+
+/// Equal but for bit 0.
+fn same_names(one: Identifiers, other: Identifiers) -> bool {
+    one.current.same(other.current)
+        && one.bitmap.same(other.bitmap)
+        && one
+            .history
+            .iter()
+            .zip(other.history)
+            .all(|(one, other)| one.same(other))
+}
+
+/// The target finished, the Primary did not hear it and wrote on; then the link is lost again and again, before the target has
+/// stored a sync id: it stays known, and each verdict has its mirror.
+#[test]
+fn a_target_that_never_starts_stays_known_however_often_the_link_is_lost() {
+    let target = slots(G2, 0, [G1, 4]);
+    let mut source = slots(G2 + 1, G1, [S, 4]).rename(true, G3, Some(Generation(G2)));
+    let mut rules = Vec::new();
+    for round in 1..6 {
+        let found = verdict(source, target);
+        let mirrored = verdict(target, source);
+        assert_eq!(mirrored.answer.rule, found.answer.rule.mirrored(), "{found}");
+        assert_eq!(mirrored.peer_corrected(), found.own_corrected(), "{found}");
+        rules.push(found.answer.rule);
+        let (started, sync_id) = found.own_corrected().start_source(S);
+
+        // Had it started and finished, both would hold the same names.
+        let unfinished = target.start_target(false, sync_id);
+        let finished = unfinished.finish_target(true, &mirrored.peer_corrected());
+        assert!(same_names(finished, started.finish_source()), "{found}");
+        // What it may hold when the link is lost: its old name, the sync id, or the source's name.
+        let current = Some(started.current);
+        let renamed = started.rename(true, G3 + 0x100 * round, current);
+        for held in [target, unfinished, finished.with_role(false)] {
+            let next = verdict(renamed, held);
+            let is_source = matches!(
+                next.answer.outcome,
+                Outcome::SourceWithBitmap | Outcome::SourceFull
+            );
+            assert!(is_source, "after {found}: {next}");
+        }
+        source = renamed;
+    }
+    assert_eq!(rules[0], Rule::PeerOlder);
+    assert!(
+        rules[1..]
+            .iter()
+            .all(|rule| *rule == Rule::SyncIdLostByPeerThenRenamed),
+        "{rules:?}"
+    );
+}

@@ -4,8 +4,10 @@ use super::harness::*;
 use crate::bitmap::{BitmapIn, ClearReason, MarkReason};
 use crate::disk::DataKind;
 use crate::engine::VolumeIn;
+use crate::identity::Query;
 use crate::peer::PeerIn;
 use crate::resync::JobEnd;
+use crate::volume::machine::StateIn;
 use crate::volume::state::{ConnectionState, DiskState, Role};
 use mendblock_net::wire::message::Message;
 
@@ -127,7 +129,8 @@ fn write_of_a_sender_without_disk_is_logged_and_marked_here() {
         records: vec![],
     });
     mirror(&mut h, 1, 1, 0);
-    assert_eq!(h.marked_for(MarkReason::OnlyCopy), vec![blocks(0, 1)]);
+    // When it came in, for its extent was cold, and at its turn: a clear may have come between the two.
+    assert_eq!(h.marked_for(MarkReason::OnlyCopy), vec![blocks(0, 1); 2]);
     h.complete_all();
     assert_eq!(acked(&h), vec![1]);
     h.send(VolumeIn::Revoke {
@@ -137,6 +140,40 @@ fn write_of_a_sender_without_disk_is_logged_and_marked_here() {
     assert!(h.released.is_empty());
     h.acknowledge_marks();
     assert_eq!(h.released, vec![(2, vec![0], vec![])]);
+}
+
+/// The sender's disk comes back and bitmaps are exchanged while the write still waits: a mark that is made at its turn only would
+/// come too late for the sender's bitmap, and its old block would pass for good.
+#[test]
+fn write_of_a_sender_without_disk_is_marked_before_its_turn() {
+    let mut h = secondary();
+    h.grant_at_once = false;
+    h.hear(Message::Tell {
+        number: 1,
+        attach_id: 1,
+        failed: true,
+        records: vec![],
+    });
+    // The log is busy with the first one, the second one overlaps it.
+    mirror(&mut h, 1, 1, 0);
+    mirror(&mut h, 2, 1, 4);
+    assert!(h.operations.is_empty());
+    assert_eq!(
+        h.marked_for(MarkReason::OnlyCopy),
+        vec![blocks(0, 1), blocks(0, 2)]
+    );
+    let query = Query(77);
+    h.send(VolumeIn::Fence { query });
+    let last = h.marks.keys().last().copied();
+    let fenced = h.state.iter().find_map(|message| match message {
+        StateIn::Fenced { query: asked, mark } if *asked == query => Some(*mark),
+        _ => None,
+    });
+    assert!(fenced.is_some(), "{:?}", h.state);
+    assert_eq!(fenced, last, "the exchange waits for both marks");
+    h.grant(&[0]);
+    h.complete_all();
+    assert_eq!(acked(&h), vec![1, 2]);
 }
 
 #[test]

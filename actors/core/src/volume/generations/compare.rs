@@ -343,7 +343,8 @@ fn rules(comparison: &Comparison) -> Match {
             Some(Correction::Peer(before_renamed_start(peer))),
         )
     } else if in_history(own.current, peer) {
-        (OwnOlder, TargetFull, None)
+        let correction = Correction::Peer(based_on(peer, own.current));
+        (OwnOlder, TargetFull, agreed.renames.then_some(correction))
     } else if own.bitmap.same(peer.current) {
         (OwnWentOn, SourceWithBitmap, None)
     } else if sync_id_lost(own, peer, agreed.protocol) {
@@ -360,7 +361,8 @@ fn rules(comparison: &Comparison) -> Match {
             Some(Correction::Own(before_renamed_start(own))),
         )
     } else if in_history(peer.current, own) {
-        (PeerOlder, SourceFull, None)
+        let correction = Correction::Own(based_on(own, peer.current));
+        (PeerOlder, SourceFull, agreed.renames.then_some(correction))
     } else if own.bitmap.same(peer.bitmap) && !own.bitmap.same(Generation::NONE) {
         (BothWentOn, SplitBrain { base_known: true }, None)
     } else if own.history.iter().any(|identifier| in_history(*identifier, peer)) {
@@ -446,6 +448,18 @@ fn undo_start(rule: Rule, outcome: Outcome, protocol: u16, correction: Correctio
         (rule, PROTOCOL_91, None)
     } else {
         (rule, outcome, Some(correction))
+    }
+}
+
+/// Before a full resync all bits are set: they count from whatever the target has, so that becomes the base (60, 80; ours). Were it
+/// left in the history alone, START-SOURCE and RENAME would push it out when the link is lost before the target has started,
+/// and at the next handshake the target would pass for a stranger.
+fn based_on(source: &Identifiers, target: Generation) -> Identifiers {
+    let base = source.history.into_iter().find(|former| former.same(target));
+    Identifiers {
+        bitmap: base.unwrap_or(target.without_role()),
+        history: [source.bitmap, Generation::NONE],
+        ..*source
     }
 }
 

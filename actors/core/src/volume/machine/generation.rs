@@ -153,9 +153,12 @@ impl StatePart {
             return;
         }
         let info = self.link.as_ref().and_then(|link| link.generations);
+        // A target whose disk failed at the end of its resync may hold this generation already, and waits for another one; nobody
+        // has heard of that end.
         let unattached = info
             .filter(|info| !info.attached)
-            .map(|info| Generation(info.current));
+            .map(|info| Generation(info.current))
+            .or(self.source_open());
         let next =
             self.current
                 .identifiers

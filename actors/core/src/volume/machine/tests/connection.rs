@@ -632,6 +632,33 @@ fn t1_a_diskless_primary_answers_only_after_it_has_noted_the_new_generation() {
     assert_eq!(world.health.as_ref().unwrap().outdated_since, Some(0xABC0));
 }
 
+/// Its Primary's disk failed at the end of its resync: it may hold this node's generation already, of which this node has not heard.
+/// Then the Primary waits for another one.
+#[test]
+fn t1_a_source_names_another_generation_when_its_targets_disk_fails() {
+    let mut world = source();
+    world.peer.role = Role::Primary;
+    let mut world = world.connect();
+    assert_eq!(world.vector().connection, ConnectionState::SyncSource);
+    let before = world.superblock.generations.slots()[0];
+    for disk in [DiskState::Failed, DiskState::Diskless] {
+        world.peer.disk = disk;
+        world.peer_state();
+        world.settle();
+    }
+    assert_eq!(world.vector().peer_disk, DiskState::Diskless);
+    let [current, _, newest, _] = world.superblock.generations.slots();
+    assert_ne!(current & !1, before & !1);
+    assert_eq!(
+        newest & !1,
+        before & !1,
+        "the name that the peer may hold stays known"
+    );
+    let named =
+        |event: &Event| matches!(event, Event::Peer(Message::Generations(info)) if info.current == current);
+    assert!(world.find(0, named).is_some(), "the peer hears of it");
+}
+
 #[test]
 fn a_generation_made_for_a_diskless_primary_may_come_before_it_has_merged_the_lists() {
     let diskless = || {

@@ -1,12 +1,13 @@
 //! Clients that write and read at random on several connections until they are told to stop; everything they do stands
 //! in a [`History`].
 
-use super::admin::VOLUME;
-use super::disks::BLOCK;
-use super::history::{BLOCK_SECTORS, History, SECTOR, content};
-use super::nbd::Session;
-use super::node::Node;
+use crate::admin::VOLUME;
+use crate::disks::BLOCK;
+use crate::history::{BLOCK_SECTORS, History, SECTOR, content};
+use crate::nbd::{ANSWER_LIMIT, Session};
+use crate::node::Node;
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,24 @@ const DEPTH: usize = 4;
 /// How long a client looks for a node that serves it.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(60);
 
+/// Hears of each answer that a client got.
+pub trait Observer: Send + Sync {
+    /// A request was sent at `sent` and answered well at `answered`.
+    fn answered(&self, sent: Instant, answered: Instant);
+}
+
+/// What the clients do.
+pub struct Plan {
+    /// Blocks that they use.
+    pub area: Range<u64>,
+    pub connections: u64,
+    /// A broken connection is no end: the client looks for a Primary again.
+    pub comes_back: bool,
+    /// The same seed draws the same requests.
+    pub seed: u64,
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
 /// A running load.
 pub struct Load {
     pub history: Arc<History>,
@@ -32,20 +51,61 @@ pub struct Load {
 struct Shared {
     /// Where the Primary serves.
     socket: Mutex<PathBuf>,
-    /// Sectors that it uses.
-    area: Range<u64>,
-    /// A broken connection is no end: the client looks for a Primary again.
-    comes_back: bool,
+    plan: Plan,
     stop: AtomicBool,
+    pause: AtomicBool,
+    /// Clients that have nothing under way because of the pause.
+    idle: AtomicU64,
     done: AtomicU64,
     reconnects: AtomicU64,
-    errors: Mutex<Vec<String>>,
+    errors: Mutex<Vec<ClientError>>,
+}
+
+/// What no client should see.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The connection broke.
+    Broken(io::Error),
+    /// Nobody serves the volume any more.
+    Unreachable(io::Error),
+    /// A request was not answered in time.
+    NoAnswer,
+    /// A request was answered with this error.
+    Refused(u32),
+    /// An answer to a request that was answered or never sent.
+    Unasked(u64),
+    /// What was read cannot be true.
+    WrongData(String),
+}
+
+impl Display for ClientError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(error) => write!(f, "broken: {error}"),
+            Self::Unreachable(error) => write!(f, "connect again: {error}"),
+            Self::NoAnswer => write!(f, "no answer within {ANSWER_LIMIT:?}"),
+            Self::Refused(error) => write!(f, "a client got error {error}"),
+            Self::Unasked(cookie) => {
+                write!(f, "an answer to {cookie}, which was answered or never asked")
+            }
+            Self::WrongData(wrong) => f.write_str(wrong),
+        }
+    }
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::NoAnswer,
+            _ => Self::Broken(error),
+        }
+    }
 }
 
 /// How a load ended.
+#[derive(Debug, Default)]
 pub struct Ended {
-    /// What went wrong: I/O errors, broken connections, wrong data.
-    pub errors: Vec<String>,
+    pub errors: Vec<ClientError>,
     pub requests: u64,
     pub reconnects: u64,
 }
@@ -68,19 +128,36 @@ impl Load {
         connections: u64,
         comes_back: bool,
     ) -> Self {
-        let shared = Arc::new(Shared {
-            socket: Mutex::new(node.nbd_socket()),
-            area: area.start * BLOCK_SECTORS..area.end * BLOCK_SECTORS,
+        let plan = Plan {
+            area,
+            connections,
             comes_back,
+            seed: 0,
+            observer: None,
+        };
+        Self::on(node.nbd_socket(), history, plan)
+    }
+
+    /// Starts clients of the server behind this socket.
+    #[track_caller]
+    pub fn on(socket: PathBuf, history: Arc<History>, plan: Plan) -> Self {
+        let sessions: Vec<Session> = (0..plan.connections)
+            .map(|_| Session::connect(&socket, VOLUME).unwrap())
+            .collect();
+        let shared = Arc::new(Shared {
+            socket: Mutex::new(socket),
+            plan,
             stop: AtomicBool::new(false),
+            pause: AtomicBool::new(false),
+            idle: AtomicU64::new(0),
             done: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             errors: Mutex::default(),
         });
-        let threads = (0..connections)
-            .map(|number| {
+        let threads = (0..)
+            .zip(sessions)
+            .map(|(number, session)| {
                 let (shared, history) = (Arc::clone(&shared), Arc::clone(&history));
-                let session = node.session();
                 std::thread::spawn(move || client(&shared, &history, session, number))
             })
             .collect();
@@ -91,6 +168,38 @@ impl Load {
         }
     }
 
+    /// Waits until all clients have their answers and send nothing more, until [`go_on`](Self::go_on).
+    #[track_caller]
+    pub fn pause(&self, seconds: u64) {
+        self.shared.pause.store(true, Ordering::SeqCst);
+        let clients = self.threads.len() as u64;
+        self.until(
+            seconds,
+            || self.shared.idle.load(Ordering::SeqCst) == clients,
+            || "the clients do not come to rest".into(),
+        );
+    }
+
+    /// Ends a pause.
+    pub fn go_on(&self) {
+        self.shared.pause.store(false, Ordering::SeqCst);
+    }
+
+    /// Requests that were answered well until now.
+    pub fn done(&self) -> u64 {
+        self.shared.done.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were made again until now.
+    pub fn reconnects(&self) -> u64 {
+        self.shared.reconnects.load(Ordering::Relaxed)
+    }
+
+    /// Whether a client has seen what none should see.
+    pub fn has_errors(&self) -> bool {
+        !self.shared.errors.lock().unwrap().is_empty()
+    }
+
     /// From now on this node is the Primary.
     pub fn moves_to(&self, node: &Node) {
         *self.shared.socket.lock().unwrap() = node.nbd_socket();
@@ -99,17 +208,22 @@ impl Load {
     /// Waits until `count` more requests were answered well.
     #[track_caller]
     pub fn progress(&self, count: u64, seconds: u64) {
-        let wanted = self.shared.done.load(Ordering::Relaxed) + count;
+        let wanted = self.done() + count;
+        self.until(
+            seconds,
+            || self.done() >= wanted,
+            || format!("the clients come to a stop at {} of {wanted}", self.done()),
+        );
+    }
+
+    #[track_caller]
+    fn until(&self, seconds: u64, is_so: impl Fn() -> bool, otherwise: impl Fn() -> String) {
         let deadline = Instant::now() + Duration::from_secs(seconds);
-        while self.shared.done.load(Ordering::Relaxed) < wanted {
+        while !is_so() {
             let errors = self.shared.errors.lock().unwrap();
             assert!(errors.is_empty(), "clients see errors: {errors:#?}");
             drop(errors);
-            let done = self.shared.done.load(Ordering::Relaxed);
-            assert!(
-                Instant::now() < deadline,
-                "the clients come to a stop at {done} of {wanted}"
-            );
+            assert!(Instant::now() < deadline, "{}", otherwise());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -143,7 +257,7 @@ impl Ended {
         let worse: Vec<_> = self
             .errors
             .iter()
-            .filter(|error| !error.starts_with("broken:"))
+            .filter(|error| !matches!(error, ClientError::Broken(_)))
             .collect();
         assert!(worse.is_empty(), "{worse:#?}");
     }
@@ -156,36 +270,25 @@ enum Request {
     Flush,
 }
 
-/// Why a client cannot go on.
-enum Stopped {
-    /// The connection broke.
-    Broken(io::Error),
-    /// An error that no client must see, or wrong data.
-    Wrong(String),
-}
-
-impl From<io::Error> for Stopped {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error)
-    }
-}
-
 struct Client<'a> {
     shared: &'a Shared,
     history: &'a History,
     session: Session,
-    under_way: BTreeMap<u64, Request>,
+    /// By cookie, and when each was sent.
+    under_way: BTreeMap<u64, (Instant, Request)>,
     random: Random,
 }
 
 fn client(shared: &Shared, history: &History, session: Session, number: u64) {
-    let seed = 0x9e37_79b9_7f4a_7c15 ^ (number + 1).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let own = shared.plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let seed = 0x9e37_79b9_7f4a_7c15 ^ (number + 1).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ own;
     let mut client = Client {
         shared,
         history,
         session,
         under_way: BTreeMap::new(),
-        random: Random(seed),
+        // The generator stands still at 0.
+        random: Random(seed.max(1)),
     };
     if let Err(error) = client.run() {
         shared.errors.lock().unwrap().push(error);
@@ -193,15 +296,14 @@ fn client(shared: &Shared, history: &History, session: Session, number: u64) {
 }
 
 impl Client<'_> {
-    fn run(&mut self) -> Result<(), String> {
+    fn run(&mut self) -> Result<(), ClientError> {
         loop {
             match self.work() {
                 Ok(()) => return Ok(()),
-                Err(Stopped::Broken(_)) if self.shared.comes_back && !self.is_told_to_stop() => {
+                Err(ClientError::Broken(_)) if self.shared.plan.comes_back && !self.is_told_to_stop() => {
                     self.come_back()?;
                 }
-                Err(Stopped::Broken(error)) => return Err(format!("broken: {error}")),
-                Err(Stopped::Wrong(error)) => return Err(error),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -210,23 +312,39 @@ impl Client<'_> {
         self.shared.stop.load(Ordering::Relaxed)
     }
 
+    fn may_send(&self) -> bool {
+        !self.is_told_to_stop() && !self.shared.pause.load(Ordering::SeqCst)
+    }
+
     /// Sends and receives until it is told to stop and everything is answered.
-    fn work(&mut self) -> Result<(), Stopped> {
+    fn work(&mut self) -> Result<(), ClientError> {
         loop {
-            while self.under_way.len() < DEPTH && !self.is_told_to_stop() {
+            while self.under_way.len() < DEPTH && self.may_send() {
                 self.send()?;
             }
-            if self.under_way.is_empty() {
+            if !self.under_way.is_empty() {
+                self.receive()?;
+            } else if self.is_told_to_stop() {
                 return Ok(());
+            } else {
+                self.rest();
             }
-            self.receive()?;
-            self.shared.done.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Waits for the end of the pause.
+    fn rest(&self) {
+        self.shared.idle.fetch_add(1, Ordering::SeqCst);
+        while !self.may_send() && !self.is_told_to_stop() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.shared.idle.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Half of the requests are whole blocks, as of a file system.
     fn some_sectors(&mut self) -> Range<u64> {
-        let area = self.shared.area.clone();
+        let area = &self.shared.plan.area;
+        let area = area.start * BLOCK_SECTORS..area.end * BLOCK_SECTORS;
         let unit = if self.random.below(2) == 0 {
             BLOCK_SECTORS
         } else {
@@ -237,7 +355,8 @@ impl Client<'_> {
         first..(first + count).min(area.end)
     }
 
-    fn send(&mut self) -> Result<(), Stopped> {
+    fn send(&mut self) -> Result<(), ClientError> {
+        let now = Instant::now();
         let sectors = self.some_sectors();
         let at = sectors.start * SECTOR;
         let (cookie, request) = match self.random.below(12) {
@@ -255,20 +374,18 @@ impl Client<'_> {
                 (cookie, Request::Write { value, sectors })
             }
         };
-        self.under_way.insert(cookie, request);
+        self.under_way.insert(cookie, (now, request));
         Ok(())
     }
 
-    fn receive(&mut self) -> Result<(), Stopped> {
+    fn receive(&mut self) -> Result<(), ClientError> {
         let (cookie, error) = self.session.answer()?;
-        let wrong = |what: String| Err(Stopped::Wrong(what));
-        let Some(request) = self.under_way.remove(&cookie) else {
-            return wrong(format!(
-                "an answer to {cookie}, which was answered or never asked"
-            ));
-        };
+        let (sent, request) = self
+            .under_way
+            .remove(&cookie)
+            .ok_or(ClientError::Unasked(cookie))?;
         if error != 0 {
-            return wrong(format!("a client got error {error}"));
+            return Err(ClientError::Refused(error));
         }
         match request {
             Request::Flush => {}
@@ -276,15 +393,21 @@ impl Client<'_> {
             Request::Read { started, sectors } => {
                 let length = (sectors.end - sectors.start) * SECTOR;
                 let bytes = self.session.payload(length as u32)?;
-                self.history.read(started, sectors.start, &bytes).or_else(wrong)?;
+                self.history
+                    .read(started, sectors.start, &bytes)
+                    .map_err(ClientError::WrongData)?;
             }
+        }
+        self.shared.done.fetch_add(1, Ordering::Relaxed);
+        if let Some(observer) = &self.shared.plan.observer {
+            observer.answered(sent, Instant::now());
         }
         Ok(())
     }
 
     /// Connects again; what was under way stays unanswered.
-    fn come_back(&mut self) -> Result<(), String> {
-        for request in std::mem::take(&mut self.under_way).into_values() {
+    fn come_back(&mut self) -> Result<(), ClientError> {
+        for (_, request) in std::mem::take(&mut self.under_way).into_values() {
             if let Request::Write { value, sectors } = request {
                 self.history.given_up(sectors, value);
             }
@@ -299,7 +422,7 @@ impl Client<'_> {
                     return Ok(());
                 }
                 Err(_) if self.is_told_to_stop() => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(format!("connect again: {error}")),
+                Err(error) if Instant::now() > deadline => return Err(ClientError::Unreachable(error)),
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         }

@@ -1,12 +1,13 @@
 //! Two nodes with file disks that keep one volume.
 
-use super::admin::Admin;
-use super::disks;
-use super::history::History;
-use super::link::Link;
-use super::node::{Node, Settings};
+use crate::admin::Admin;
+use crate::disks;
+use crate::history::History;
+use crate::link::Link;
+use crate::node::{Node, Settings};
 use mendblock::admin::schema::VolumeStatus;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tempfile::TempDir;
 
@@ -21,6 +22,10 @@ pub struct Options {
     pub handlers: String,
     /// The nodes talk over a [`Link`].
     pub link: bool,
+    /// The processes do not hear a Ctrl-C in the terminal: who started them ends them.
+    pub is_apart: bool,
+    /// Panics leave a backtrace in the nodes' logs.
+    pub backtraces: bool,
 }
 
 impl Default for Options {
@@ -30,6 +35,8 @@ impl Default for Options {
             volume_keys: String::new(),
             handlers: String::new(),
             link: false,
+            is_apart: false,
+            backtraces: true,
         }
     }
 }
@@ -43,7 +50,7 @@ pub struct Pair {
     /// Lower disks and logs; below the target directory, since not every temporary file system can do direct I/O.
     pub disks: TempDir,
     // Sockets: a short path, for it must fit into an address of 108 bytes.
-    _run: TempDir,
+    run: TempDir,
 }
 
 impl Pair {
@@ -58,11 +65,11 @@ impl Pair {
 
     /// Two nodes without meta-data, not started.
     pub fn bare(options: &Options) -> Self {
-        let disks = TempDir::with_prefix_in("pair-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let disks = TempDir::with_prefix_in("pair-", crate::program::disks()).unwrap();
         let run = TempDir::with_prefix("mendblock-").unwrap();
         let (alice, bob) = (loopback(), loopback());
         let (link, [to_alice, to_bob]) = if options.link {
-            let (link, addresses) = Link::between([alice, bob].map(super::node::peer_port));
+            let (link, addresses) = Link::between([alice, bob].map(crate::node::peer_port));
             (Some(link), addresses)
         } else {
             (None, [alice, bob])
@@ -75,6 +82,8 @@ impl Pair {
             disk_bytes: options.disk_bytes,
             volume_keys: options.volume_keys.clone(),
             handlers: options.handlers.clone(),
+            is_apart: options.is_apart,
+            backtraces: options.backtraces,
         };
         Self {
             alice: Node::new(
@@ -89,7 +98,7 @@ impl Pair {
             ),
             link,
             disks,
-            _run: run,
+            run,
         }
     }
 
@@ -113,6 +122,14 @@ impl Pair {
         }
         self.alice.admin.order(&["primary", "--force"]).expect_code(0);
         self.wait_in_sync(60);
+    }
+
+    /// Keeps the directories after the end; where they are.
+    pub fn keep(&mut self) -> [PathBuf; 2] {
+        for directory in [&mut self.disks, &mut self.run] {
+            directory.disable_cleanup(true);
+        }
+        [self.disks.path().into(), self.run.path().into()]
     }
 
     /// Waits until both disks are UpToDate, connected and without a set bit.

@@ -53,7 +53,7 @@ pub fn mendblock(arguments: &[&str]) -> Answer {
 }
 
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mendblock"));
+    let mut command = Command::new(crate::program::path());
     command
         .args(arguments)
         .env_remove("MENDBLOCK_CONFIG")

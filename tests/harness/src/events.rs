@@ -1,6 +1,6 @@
 //! The stream of events, as the command shows it.
 
-use super::admin::Admin;
+use crate::admin::Admin;
 use mendblock::admin::schema::Event;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +19,7 @@ impl Events {
     /// Follows the events of a node; returns when the dump of what there is has come.
     #[track_caller]
     pub fn follow(admin: &Admin) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mendblock"))
+        let mut child = Command::new(crate::program::path())
             .args(["events", "--json", "--socket"])
             .arg(&admin.socket)
             .stdin(Stdio::null())

@@ -5,7 +5,7 @@
 //! answered may happen later or never; when its node has crashed, it has happened by then or never will. Overlapping
 //! writes land in either order.
 
-use super::disks::BLOCK;
+use crate::disks::BLOCK;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -31,6 +31,8 @@ struct Write {
     over: Option<Moment>,
     /// By then it had taken effect for certain: acknowledged, or a read saw it.
     happened: Option<Moment>,
+    /// It was acknowledged, or a crash has settled what an acknowledgement would have.
+    is_settled: bool,
 }
 
 impl Write {
@@ -45,6 +47,7 @@ const FIRST: Write = Write {
     started: 0,
     over: Some(0),
     happened: Some(0),
+    is_settled: true,
 };
 
 #[derive(Debug, Default)]
@@ -78,8 +81,8 @@ impl Register {
         self.writes.retain(|write| !gone.contains(&write.value));
     }
 
-    /// A read from `started` to `ended` saw `value`.
-    fn saw(&mut self, started: Moment, ended: Moment, value: Value) -> Result<(), String> {
+    /// A read from `started` to `ended` saw `value`; if it `proves` something, that write cannot unhappen.
+    fn saw(&mut self, started: Moment, ended: Moment, value: Value, proves: bool) -> Result<(), String> {
         let first = self.writes.is_empty() && value == 0;
         let Some(write) = self.write(value) else {
             return if first {
@@ -90,7 +93,9 @@ impl Register {
                 ))
             };
         };
-        write.happened = Some(write.happened.map_or(ended, |happened| happened.min(ended)));
+        if proves {
+            write.happened = Some(write.happened.map_or(ended, |happened| happened.min(ended)));
+        }
         let write = *write;
         match self.successor(&write, started) {
             Some(newer) => Err(format!(
@@ -143,6 +148,7 @@ impl History {
                 started,
                 over: None,
                 happened: None,
+                is_settled: false,
             });
         }
         value
@@ -158,6 +164,7 @@ impl History {
             let write = register.write(value).unwrap();
             write.over = Some(now);
             write.happened = Some(now.min(write.happened.unwrap_or(now)));
+            write.is_settled = true;
         }
     }
 
@@ -170,9 +177,11 @@ impl History {
             .sectors
             .values_mut()
             .flat_map(|register| &mut register.writes);
-        for write in writes.filter(|write| write.over.is_none()) {
-            write.over = Some(now);
+        // Also those that a client has given up already: it may notice the crash first.
+        for write in writes.filter(|write| !write.is_settled) {
+            write.over = write.over.or(Some(now));
             write.happened = None;
+            write.is_settled = true;
         }
         book.reads.clear();
     }
@@ -207,13 +216,14 @@ impl History {
     pub fn read(&self, started: Moment, first: u64, bytes: &[u8]) -> Result<(), String> {
         let mut book = self.book.lock().unwrap();
         let ended = book.now();
-        book.reads.remove(&started);
+        // A crash ended those under way. Their answers may still come out of a socket, but what they saw may be gone.
+        let proves = book.reads.remove(&started);
         for (sector, bytes) in (first..).zip(bytes.chunks(SECTOR as usize)) {
             let value = decode(sector, bytes)?;
             book.sectors
                 .entry(sector)
                 .or_default()
-                .saw(started, ended, value)
+                .saw(started, ended, value, proves)
                 .map_err(|wrong| format!("sector {sector} holds {wrong}"))?;
         }
         Ok(())
@@ -335,6 +345,28 @@ mod tests {
         let second = write(&history);
         read(&history, second).unwrap();
         read(&history, lost).unwrap_err();
+        read(&history, first).unwrap_err();
+    }
+
+    #[test]
+    fn what_was_seen_before_a_crash_promises_nothing_whoever_notices_the_crash_first() {
+        let history = History::default();
+        let first = write(&history);
+        // The client gives its write up before the crash is told.
+        let lost = history.begin_write(7..8);
+        read(&history, lost).unwrap();
+        history.given_up(7..8, lost);
+        history.crashed();
+        read(&history, first).unwrap();
+        // An answer from before the crash comes out of the socket after it was told.
+        let lost = history.begin_write(7..8);
+        let started = history.begin_read();
+        history.crashed();
+        history.read(started, 7, &content(7..8, lost)).unwrap();
+        read(&history, first).unwrap();
+        // What a read sees afterwards stays, also over the next crash.
+        read(&history, lost).unwrap();
+        history.crashed();
         read(&history, first).unwrap_err();
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A request that takes longer hangs.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 const OPTION_GO: u32 = 7;

@@ -1,9 +1,10 @@
 //! The lower disks themselves, read past the nodes.
 
-use super::history::{BLOCK_SECTORS, History};
-use super::node::Node;
+use crate::history::{BLOCK_SECTORS, History};
+use crate::node::Node;
 use serde_json::Value;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// Bytes of a block.
@@ -27,6 +28,15 @@ pub fn superblock(dump: &Value) -> Area {
     Area {
         first_sector: number(dump, "md-offset") / 512,
         sectors: 8,
+    }
+}
+
+/// The activity log: it lies between the bitmap and the superblock.
+pub fn activity_log(dump: &Value) -> Area {
+    let first = number(dump, "al-offset");
+    Area {
+        first_sector: first / 512,
+        sectors: u32::try_from((number(dump, "md-offset") - first) / 512).unwrap(),
     }
 }
 
@@ -83,9 +93,15 @@ pub fn assert_equal(one: &Node, other: &Node) {
 #[track_caller]
 pub fn assert_holds(node: &Node, history: &History) {
     let blocks = number(&dump(node), "la-size-sect") / BLOCK_SECTORS;
+    assert_holds_in(node, history, 0..blocks);
+}
+
+/// As [`assert_holds`], for a part of the blocks: who else writes has blocks of its own.
+#[track_caller]
+pub fn assert_holds_in(node: &Node, history: &History, blocks: Range<u64>) {
     let started = history.begin_read();
     let written = history.blocks();
-    for block in 0..blocks {
+    for block in blocks {
         let bytes = self::block(node, block);
         let name = node.settings.name;
         if written.contains(&block) {

@@ -1,6 +1,6 @@
 //! The line between two nodes, as a proxy that can be cut, or fall silent.
 
-use super::pair::loopback;
+use crate::pair::loopback;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! One node: directory, configuration file, process, log.
 
-use super::admin::{Admin, Answer, VOLUME, mendblock, text};
-use super::nbd::Session;
+use crate::admin::{Admin, Answer, VOLUME, mendblock, text};
+use crate::nbd::Session;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +29,10 @@ pub struct Settings {
     pub volume_keys: String,
     /// Lines of `[volume.handlers]`.
     pub handlers: String,
+    /// The process does not hear the Ctrl-C that ends the program which started it.
+    pub is_apart: bool,
+    /// Panics leave a backtrace in the log. The first one reads all debug information, which takes time and memory.
+    pub backtraces: bool,
 }
 
 /// A node and its process.
@@ -151,9 +156,13 @@ impl Node {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.settings.name);
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mendblock"))
+        let mut command = Command::new(crate::program::path());
+        if self.settings.is_apart {
+            command.process_group(0);
+        }
+        let child = command
             .args(["node", "--allow-kill", "--config", text(&self.configuration)])
-            .env("RUST_BACKTRACE", "1")
+            .env("RUST_BACKTRACE", if self.settings.backtraces { "1" } else { "0" })
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -166,6 +175,11 @@ impl Node {
         let mut child = self.child.take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Number of the process, while it is started.
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Whether it was started, and not ended by the test.
@@ -193,6 +207,11 @@ impl Node {
             assert!(Instant::now() < deadline, "{} does not end", self.settings.name);
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How the process ended, if it was started and ended by itself.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
     }
 
     /// The same process as before still runs.
