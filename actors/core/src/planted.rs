@@ -12,8 +12,6 @@ pub enum Fault {
     ForgetSecondBadBlock,
     /// P6: a block counts as in sync when its data has arrived, before it is written.
     ClearOnArrival,
-    /// P7: a session repeats its unanswered requests in the wrong order.
-    ReplayBackwards,
     /// P1: a Primary that loses its peer goes on under the old generation.
     KeepGenerationOnLoss,
     /// P2: blocks of the bad-block list are read from the own disk.
@@ -22,8 +20,6 @@ pub enum Fault {
     ReadInconsistent,
     /// P1: writes that the peer acknowledged and had not yet flushed are not marked when it is lost.
     ForgetUnretired,
-    /// P1: a flush is answered when the own disk has flushed.
-    FlushAlone,
     /// P2: a write that the failed disk did not take is not marked.
     ForgetMissedWrite,
     /// P6: a map of an exchange that was given up is laid over the next one.
@@ -40,17 +36,15 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 14] = [
         Self::SkipBitmapOnDetach,
         Self::AnswerBeforePeer,
         Self::ForgetSecondBadBlock,
         Self::ClearOnArrival,
-        Self::ReplayBackwards,
         Self::KeepGenerationOnLoss,
         Self::ReadBadBlock,
         Self::ReadInconsistent,
         Self::ForgetUnretired,
-        Self::FlushAlone,
         Self::ForgetMissedWrite,
         Self::KeepOldMap,
         Self::TrustUncompared,

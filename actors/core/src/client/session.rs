@@ -5,7 +5,6 @@ use crate::engine::VolumeIn;
 use crate::fact::Fact;
 use crate::identity::{ClientId, PartGeneration};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
-use crate::planted::{Fault, is_planted};
 
 /// The client session: it holds nothing of a client but which life of the volume part has seen the replay. Requests
 /// and answers lie in the port (unanswered) and in the volume part (unconfirmed), so it may die at any moment.
@@ -75,13 +74,7 @@ impl Part for ClientPart {
                     out.send(To::Volume(VolumeIn::Requests { client, requests }));
                 }
             }
-            ClientIn::Replayed {
-                generation,
-                mut requests,
-            } => {
-                if is_planted(Fault::ReplayBackwards) {
-                    requests.reverse();
-                }
+            ClientIn::Replayed { generation, requests } => {
                 if self.volume == Some(generation) && self.replaying && !self.gone {
                     self.replaying = false;
                     if generation > PartGeneration(1) || self.generation > PartGeneration(1) {

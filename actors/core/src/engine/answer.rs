@@ -70,7 +70,6 @@ impl VolumePart {
         match (request.local, request.net) {
             // On both. On a SyncTarget's disk it counts because the peer, which is UpToDate, has it too (T5).
             (Local::Done, Net::Done(_)) => Verdict::Ok,
-            (Local::Done, Net::Pending(_)) if is_planted(Fault::AnswerBeforePeer) => Verdict::Ok,
             (Local::Done, Net::None | Net::Lost(_)) if is_planted(Fault::AnswerBeforeGeneration) => {
                 Verdict::Ok
             }
@@ -129,7 +128,6 @@ impl VolumePart {
         let current = self.disk_is_current();
         match (request.local, request.net) {
             (Local::Done, Net::Done(_)) => Verdict::Ok,
-            (Local::Done, _) if is_planted(Fault::FlushAlone) => Verdict::Ok,
             // The peer is lost: it is not an up-to-date replica any more once the new generation is durable.
             (Local::Done, Net::None | Net::Lost(_) | Net::Failed(_)) if current => {
                 let settled =

@@ -7,6 +7,7 @@ use super::{ClientRequest, ClientRequestKind, VolumeEffect};
 use crate::disk::DataKind;
 use crate::identity::{ClientId, Sequence};
 use crate::part::Outbox;
+use crate::planted::{Fault, is_planted};
 use crate::snapshot::Admission;
 use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
@@ -285,7 +286,11 @@ impl VolumePart {
             return;
         };
         request.epoch = epoch;
-        request.net = Net::Pending(connection);
+        request.net = if is_planted(Fault::AnswerBeforePeer) {
+            Net::Done(connection)
+        } else {
+            Net::Pending(connection)
+        };
         // Lost again, it is marked again: the resync of this connection may have cleared the first mark.
         request.marked_lacking = false;
         request.lacking = None;

@@ -250,6 +250,18 @@ impl VolumePart {
             // all the same: the sender's disk comes back without them.
             self.mark(vec![blocks], MarkReason::OnlyCopy);
         }
+        if let (true, true, Some(blocks)) = (sole, self.is_resync_source(), blocks) {
+            // The sender's disk is back, and it had not decided yet when it sent this: the bitmap that it was given does not
+            // have these blocks, and its resync works off its own.
+            self.frame(Message::OutOfSync { ranges: vec![blocks] }, None);
+        }
+    }
+
+    /// The bitmap is being sent, or was sent, for a resync of which this node is the source.
+    fn is_resync_source(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| {
+            snapshot.vector.connection == ConnectionState::WFBitMapS || path::copies_to_peer(snapshot)
+        })
     }
 
     /// A mirrored write whose turn has come.

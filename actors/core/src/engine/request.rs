@@ -2,7 +2,6 @@
 
 use crate::identity::{ClientId, ConnectionNumber, ErrorNumber, MarkNumber, Sequence, SnapshotNumber};
 use crate::part::Instant;
-use crate::planted::{Fault, is_planted};
 use crate::snapshot::Snapshot;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::units::SectorRange;
@@ -192,10 +191,7 @@ impl Request {
 
     /// Both parts have ended.
     pub fn parts_ended(&self) -> bool {
-        let early = self.is_client()
-            && (self.work.writes() && is_planted(Fault::AnswerBeforePeer)
-                || matches!(self.work, Work::Flush) && is_planted(Fault::FlushAlone));
-        self.local != Local::Pending && (early || !matches!(self.net, Net::Pending(_)))
+        self.local != Local::Pending && !matches!(self.net, Net::Pending(_))
     }
 
     /// Its failure on the own disk is news that this snapshot does not have yet; nor does it have what the pair is like since.

@@ -63,9 +63,9 @@ impl Atlas {
 
     fn process(&self, node: usize) -> bool {
         match self.victim {
-            Victim::Secondary => !self.is_primary(node),
+            // The Primary comes back with all that was answered, if nobody takes over meanwhile.
+            Victim::Secondary | Victim::Both => true,
             Victim::PrimaryProcess => self.is_primary(node),
-            Victim::Both => true,
             Victim::Nobody | Victim::PrimaryDisk => false,
         }
     }

@@ -81,13 +81,14 @@ impl Plan {
         let rounds = draw.random.usize(1..6);
         let mut actions = Vec::new();
         for _ in 0..rounds {
-            let victim = VICTIMS[draw.random.usize(0..VICTIMS.len())];
-            actions.push(Action::Round(victim));
+            draw.victim = VICTIMS[draw.random.usize(0..VICTIMS.len())];
+            actions.push(Action::Round(draw.victim));
             for _ in 0..draw.random.usize(1..9) {
                 let trouble = draw.action();
                 actions.push(trouble);
                 actions.push(draw.requests());
             }
+            draw.end_of_round(&mut actions);
         }
         let clients = random.u8(1..4);
         Self {
@@ -106,6 +107,9 @@ struct Draw<'a> {
     /// Requests between two troubles at most.
     requests: u16,
     blocks: u64,
+    victim: Victim,
+    /// The node that is Primary if every takeover succeeds.
+    primary: u8,
 }
 
 impl<'a> Draw<'a> {
@@ -120,6 +124,45 @@ impl<'a> Draw<'a> {
             troubles,
             requests,
             blocks: DISK_BYTES / 4096 - 64,
+            victim: Victim::Nobody,
+            primary: 0,
+        }
+    }
+
+    /// Mostly the node that may be hurt; the atlas leaves out what is not covered.
+    fn node(&mut self) -> u8 {
+        match (self.victim, self.random.u8(0..5)) {
+            (_, 0) | (Victim::Nobody | Victim::Both, _) => self.random.u8(0..2),
+            (Victim::Secondary, _) => 1 - self.primary,
+            (Victim::PrimaryDisk | Victim::PrimaryProcess, _) => self.primary,
+        }
+    }
+
+    /// What a round is for, should chance not have brought it: a process ends with requests under way.
+    fn end_of_round(&mut self, actions: &mut Vec<Action>) {
+        let (primary, power) = (self.primary, self.random.bool());
+        match self.victim {
+            Victim::PrimaryProcess => {
+                actions.extend([self.requests(), Action::Crash { node: primary, power }]);
+                if self.random.bool() {
+                    actions.push(Action::TakeOver);
+                    self.primary = 1 - primary;
+                    actions.push(self.requests());
+                }
+                actions.push(Action::Start(primary));
+            }
+            Victim::Both => {
+                actions.push(self.requests());
+                actions.extend([0, 1].map(|node| Action::Crash { node, power }));
+            }
+            Victim::Secondary if self.random.u8(0..3) == 0 => {
+                actions.extend([
+                    self.requests(),
+                    Action::Crash { node: primary, power },
+                    Action::Start(primary),
+                ]);
+            }
+            _ => {}
         }
     }
 
@@ -131,7 +174,7 @@ impl<'a> Draw<'a> {
     }
 
     fn action(&mut self) -> Action {
-        let node = self.random.u8(0..2);
+        let node = self.node();
         match self.troubles[self.random.usize(0..self.troubles.len())] {
             Trouble::Line => self.line(node),
             Trouble::Process => match self.random.u8(0..4) {

@@ -405,3 +405,21 @@ fn epochs_of_an_earlier_connection_do_not_count_for_a_barrier() {
     assert_eq!(h.sent(|m| matches!(m, Message::BarrierAck { epoch: 4 })), 1);
     assert!(h.peer.iter().all(|m| !matches!(m, PeerIn::Drop { .. })));
 }
+
+/// The sender has attached its disk and not decided yet; this node has, and has sent its bitmap.
+#[test]
+fn a_write_that_only_this_node_gets_while_it_is_source_is_told_to_the_target() {
+    for (connection, told) in [(ConnectionState::Connected, 0), (ConnectionState::WFBitMapS, 1)] {
+        let mut h = secondary();
+        h.hear(Message::Tell {
+            number: 1,
+            attach_id: 1,
+            failed: true,
+            records: vec![],
+        });
+        h.publish(|s| s.vector.connection = connection);
+        mirror(&mut h, 1, 1, 0);
+        let tells = |m: &Message| matches!(m, Message::OutOfSync { ranges } if *ranges == [blocks(0, 1)]);
+        assert_eq!(h.sent(tells), told);
+    }
+}
