@@ -360,7 +360,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn one_trouble_after_the_other() {
-    let budget = Duration::from_secs(number("TROUBLE_SECONDS").unwrap_or(20));
+    let budget = Duration::from_secs(number("TROUBLE_SECONDS").unwrap_or(10));
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = number("SEED").unwrap_or(clock.subsec_nanos().into());
     let mut stage = Stage::new(seed);

@@ -99,7 +99,7 @@ fn main() -> ExitCode {
 fn plant(most: u64) -> ExitCode {
     let mut missed = 0;
     for fault in Fault::ALL {
-        match find(fault, most) {
+        match find(fault, 1, most) {
             Some(found) => {
                 println!(
                     "{fault:?}: storm {} of {most}: {}",

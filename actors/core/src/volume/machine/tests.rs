@@ -9,4 +9,5 @@ mod detach;
 mod offer;
 mod restart;
 mod spoiled;
+mod uncompared;
 mod world;

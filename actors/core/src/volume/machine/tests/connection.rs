@@ -6,7 +6,7 @@ use crate::helper::Handler;
 use crate::identity::ConnectionNumber;
 use crate::part::PartName;
 use crate::peer::LinkWish;
-use crate::volume::machine::{Command, ErrorKind, StateIn};
+use crate::volume::machine::{Command, StateIn};
 use crate::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
 use mendblock_net::wire::message::{Message, RequestedChange, WireRecord};
 use mendblock_storage::format::superblock::Flags;
@@ -780,62 +780,4 @@ fn a_new_state_part_of_a_source_makes_the_connection_anew() {
     assert_eq!(world.vector().connection, ConnectionState::WFConnection);
     assert!(world.events.iter().any(|event| matches!(event, Event::Dropped)));
     assert_eq!(world.vector().disk, DiskState::UpToDate);
-}
-
-#[test]
-fn a_primary_whose_disk_fails_during_the_handshake_refuses_old_data() {
-    // It went on alone under a new generation; the peer would have been brought up to date from its disk.
-    let mut world = World::primary_connected(Detach);
-    world.link_down();
-    world.settle();
-    assert_ne!(world.superblock.generations.slots()[0] | 1, BASE | 1);
-    world.fate(Kind::Merge, Fate::Hold);
-    world.link_up();
-    assert_eq!(world.vector().connection, ConnectionState::WFReportParams);
-    world.io_error(ErrorKind::Write, 7, EIO);
-    world.release(Kind::Merge);
-    world.settle();
-    stand_alone(&world, DisconnectReason::DataNotCurrent);
-}
-
-#[test]
-fn a_node_behind_a_disk_that_failed_during_the_handshake_is_outdated() {
-    for (newer, disk) in [(true, DiskState::Outdated), (false, DiskState::UpToDate)] {
-        let mut world = World::attached(Detach);
-        if newer {
-            world.peer.ids = [0x2000, BASE, 0, 0];
-            world.peer.exposed = 0x2000;
-        }
-        (world.peer.role, world.peer.disk) = (Role::Primary, DiskState::Failed);
-        let world = world.connect();
-        let vector = world.vector();
-        assert_eq!(
-            (vector.connection, vector.disk),
-            (ConnectionState::Connected, disk)
-        );
-    }
-}
-
-#[test]
-fn a_primary_that_finishes_as_target_after_the_loss_goes_on_under_a_new_generation() {
-    let mut world = World::new(Detach);
-    world.peer.ids = [0x2000, BASE, 0, 0];
-    world.peer.exposed = 0x2000;
-    let mut world = world.connect().promote();
-    world.command(Command::Attach { new_disk: false });
-    world.settle();
-    world.peer_parameters();
-    world.settle();
-    world.hear(Message::SyncId { id: 0x6660 });
-    world.settle();
-    assert_eq!(world.vector().connection, ConnectionState::SyncTarget);
-    world.fate(Kind::SuperblockWrite, Fate::Hold);
-    world.send(StateIn::ResyncFinished { lost: 0 });
-    world.settle();
-    world.link_down();
-    world.release(Kind::SuperblockWrite);
-    let slots = world.superblock.generations.slots();
-    assert_eq!(world.vector().disk, DiskState::UpToDate);
-    assert_eq!(slots[1] & !1, 0x2000, "the peer's generation is the base now");
-    assert_ne!(slots[0] | 1, 0x2001);
 }

@@ -1,9 +1,9 @@
-//! `pass_on`: a request fails on a target while its resync ends. What failed is marked too late for this resync.
+//! What goes wrong while a resync ends. `pass_on`: a request fails on the target; what failed is marked too late for this
+//! resync. Or the link is lost before the end is durable.
 
 use super::world::*;
-use crate::configuration::OnIoError::PassOn;
-use crate::volume::machine::ErrorKind;
-use crate::volume::machine::StateIn;
+use crate::configuration::OnIoError::{Detach, PassOn};
+use crate::volume::machine::{Command, ErrorKind, StateIn};
 use crate::volume::state::{ConnectionState, DiskState, InconsistentReason};
 use mendblock_net::wire::message::{Message, RequestedChange};
 use mendblock_storage::format::superblock::Flags;
@@ -61,4 +61,28 @@ fn without_an_error_it_is_up_to_date() {
     world.release(Kind::SuperblockWrite);
     world.settle();
     assert_eq!(world.vector().disk, DiskState::UpToDate);
+}
+
+#[test]
+fn a_primary_that_finishes_as_target_after_the_loss_goes_on_under_a_new_generation() {
+    let mut world = World::new(Detach);
+    world.peer.ids = [0x2000, BASE, 0, 0];
+    world.peer.exposed = 0x2000;
+    let mut world = world.connect().promote();
+    world.command(Command::Attach { new_disk: false });
+    world.settle();
+    world.peer_parameters();
+    world.settle();
+    world.hear(Message::SyncId { id: 0x6660 });
+    world.settle();
+    assert_eq!(world.vector().connection, ConnectionState::SyncTarget);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    world.send(StateIn::ResyncFinished { lost: 0 });
+    world.settle();
+    world.link_down();
+    world.release(Kind::SuperblockWrite);
+    let slots = world.superblock.generations.slots();
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+    assert_eq!(slots[1] & !1, 0x2000, "the peer's generation is the base now");
+    assert_ne!(slots[0] | 1, 0x2001);
 }
