@@ -41,7 +41,6 @@ pub(super) struct Link {
     outstanding: Outstanding,
     waiting: VecDeque<Waiting>,
     tell_sent: TellNumber,
-    made_at: Instant,
     last_received: Instant,
     ping: Option<Instant>,
     pings: u64,
@@ -73,18 +72,12 @@ impl Link {
             outstanding: Outstanding::default(),
             waiting: VecDeque::new(),
             tell_sent: TellNumber(0),
-            made_at: now,
             last_received: now,
             ping: None,
             pings: 0,
             queued: 0,
             used: 0,
         }
-    }
-
-    /// Whether it has been there for so long, ms.
-    pub fn lasted(&self, ms: u64, now: Instant) -> bool {
-        self.made_at.after_ms(ms) <= now
     }
 
     /// The peer dialled, so this node resolves conflicts.

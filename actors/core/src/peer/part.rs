@@ -18,8 +18,7 @@ use std::sync::Arc;
 
 /// Bits of a connection's number below the generation of the peer part.
 const COUNT_BITS: u32 = 32;
-/// Longest pause before the first dial after a loss, ms; a connection that did not last so long is not made anew at once
-/// either: whatever ends it may do so again.
+/// Longest pause before the first dial after a loss, ms.
 const REDIAL_PAUSE: u64 = 1000;
 
 type Out = Outbox<PeerEffect>;
@@ -323,16 +322,8 @@ impl PeerPart {
     }
 
     fn lose(&mut self, reason: DownReason, text: String, close: Option<bool>, now: Instant, out: &mut Out) {
-        // Ended by this node while the peer lives: until it is back, writes have one copy. Only this node dials at once, so
-        // the two do not cross.
-        let is_soon = close.is_some()
-            && self
-                .link
-                .as_ref()
-                .is_some_and(|link| link.lasted(REDIAL_PAUSE, now));
         if self.end_link(reason, text, close, out) {
-            let pause = if is_soon { 0 } else { REDIAL_PAUSE };
-            self.dial_at = now.after_ms(pause.min(self.configuration.connect_interval));
+            self.dial_at = now.after_ms(REDIAL_PAUSE.min(self.configuration.connect_interval));
         }
     }
 

@@ -569,20 +569,6 @@ fn a_dropped_connection_is_reported_and_dialled_anew() {
 }
 
 #[test]
-fn a_connection_that_worked_is_made_anew_at_once() {
-    let (mut bench, _) = Bench::connected();
-    bench.receive(vec![write(1)]);
-    bench.now = 5000;
-    bench.on(PeerIn::Restarted {
-        part: PartName::Volume,
-        generation: PartGeneration(2),
-    });
-    assert_eq!(bench.closed(), [(SOCKET, false)]);
-    let dials = |effect: &PeerEffect| matches!(effect, PeerEffect::Dial);
-    assert!(bench.out.effects.iter().any(dials), "{:?}", bench.now);
-}
-
-#[test]
 fn a_new_volume_part_keeps_a_connection_on_which_nothing_is_owed() {
     let (mut bench, connection) = Bench::connected();
     bench.receive(vec![write(1)]);
