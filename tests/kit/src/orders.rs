@@ -219,29 +219,32 @@ impl World {
                 self.start(node);
             }
         }
+        assert!(
+            self.gets_well(),
+            "the pair does not get well\n{}",
+            self.describe()
+        );
+    }
+
+    /// What an administrator does until both are connected and UpToDate; false: they do not get well.
+    pub fn gets_well(&mut self) -> bool {
         for _ in 0..20 {
             if self.reaches(30_000, Self::is_healthy) {
-                break;
+                return true;
             }
             for node in 0..2 {
                 if self.disk_state(node) == DiskState::Diskless {
                     self.order(node, Command::Attach { new_disk: false });
                 }
                 if self.connection_state(node) == ConnectionState::StandAlone {
-                    self.order(
-                        node,
-                        Command::Connect {
-                            discard_my_data: false,
-                        },
-                    );
+                    let connect = Command::Connect {
+                        discard_my_data: false,
+                    };
+                    self.order(node, connect);
                 }
             }
         }
-        assert!(
-            self.is_healthy(),
-            "the pair does not get well\n{}",
-            self.describe()
-        );
+        self.is_healthy()
     }
 
     /// All requests are answered, no bit is set, every extent can still be written, both disks hold the same right data.

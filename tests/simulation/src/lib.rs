@@ -2,6 +2,7 @@
 
 pub mod crash_points;
 pub mod load;
+pub mod panics;
 pub mod ready;
 pub mod seeds;
 pub mod storm;

@@ -1,25 +1,23 @@
 //! A pair that is ready: the initial sync of new disks is run once, later pairs start on copies of these disks.
 
+use crate::storm::plan::DISK_BYTES;
 use mendblock_core::configuration::OnIoError;
 use mendblock_core::volume::machine::Command;
 use mendblock_kit::device::Device;
 use mendblock_kit::health::HealthFiles;
 use mendblock_kit::world::World;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 
-struct Disks {
-    bytes: u64,
-    disks: [(Device, HealthFiles); 2],
-}
+/// What a pair that is stopped leaves, by node.
+pub type Disks = [(Device, HealthFiles); 2];
 
-static READY: Mutex<Vec<Disks>> = Mutex::new(Vec::new());
-
-/// Two nodes, connected, UpToDate, node 0 Primary.
+/// Two nodes with disks of [`DISK_BYTES`], connected, UpToDate, node 0 Primary.
 #[track_caller]
-pub fn ready_pair(seed: u64, bytes: u64, on_io_error: OnIoError) -> World {
-    let disks = synced_disks(bytes);
-    let mut world = World::pair(seed, bytes, on_io_error);
-    for (node, (device, health)) in world.nodes.iter_mut().zip(disks) {
+pub fn ready_pair(seed: u64, on_io_error: OnIoError) -> World {
+    static READY: OnceLock<Disks> = OnceLock::new();
+    let disks = READY.get_or_init(|| stopped(&mut World::synced(1, DISK_BYTES, OnIoError::Detach)));
+    let mut world = World::pair(seed, DISK_BYTES, on_io_error);
+    for (node, (device, health)) in world.nodes.iter_mut().zip(disks.clone()) {
         (node.device, node.health) = (device, health);
     }
     for node in 0..2 {
@@ -30,21 +28,14 @@ pub fn ready_pair(seed: u64, bytes: u64, on_io_error: OnIoError) -> World {
     world
 }
 
-fn synced_disks(bytes: u64) -> [(Device, HealthFiles); 2] {
-    let mut ready = READY.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = ready.iter().find(|known| known.bytes == bytes) {
-        return known.disks.clone();
-    }
-    let mut world = World::synced(1, bytes, OnIoError::Detach);
+/// Stops a healthy pair in order, node 0 being Primary: no log has to be applied afterwards.
+#[track_caller]
+pub fn stopped(world: &mut World) -> Disks {
     world.order_ok(0, Command::Secondary);
     for node in 0..2 {
         world.order_ok(node, Command::Disconnect { force: false });
         world.order_ok(node, Command::Detach { force: false });
     }
-    let disks = world.nodes.map(|node| (node.device, node.health));
-    ready.push(Disks {
-        bytes,
-        disks: disks.clone(),
-    });
-    disks
+    world.run_for(2_000);
+    [0, 1].map(|node: usize| (world.nodes[node].device.clone(), world.nodes[node].health.clone()))
 }

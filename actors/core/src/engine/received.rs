@@ -244,13 +244,15 @@ impl VolumePart {
             ),
             out,
         );
-        let waits = self.waiting.contains(&id);
-        if let (true, true, Some(blocks)) = (sole, waits, blocks) {
+        let Some(blocks) = blocks.filter(|_| sole) else {
+            return;
+        };
+        if self.waiting.contains(&id) {
             // It waits for the log or for an overlapping write. Bitmaps that are exchanged before its turn have to name its blocks
             // all the same: the sender's disk comes back without them.
             self.mark(vec![blocks], MarkReason::OnlyCopy);
         }
-        if let (true, true, Some(blocks)) = (sole, self.is_resync_source(), blocks) {
+        if self.is_resync_source() {
             // The sender's disk is back, and it had not decided yet when it sent this: the bitmap that it was given does not
             // have these blocks, and its resync works off its own.
             self.frame(Message::OutOfSync { ranges: vec![blocks] }, None);

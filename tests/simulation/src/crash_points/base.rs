@@ -1,11 +1,11 @@
 //! The pair that workloads happen to: synced once, then copied for each state.
 
+use crate::ready::{Disks, stopped};
 use mendblock_core::configuration::OnIoError;
 use mendblock_core::identity::ClientId;
 use mendblock_core::volume::machine::Command;
 use mendblock_core::volume::state::{ConnectionState, DiskState};
-use mendblock_kit::device::{Defect, Device};
-use mendblock_kit::health::HealthFiles;
+use mendblock_kit::device::Defect;
 use mendblock_kit::history::History;
 use mendblock_kit::node::{Node, configuration};
 use mendblock_kit::world::World;
@@ -24,7 +24,7 @@ pub const BAD_BLOCK: u64 = EXTENT_BLOCKS + 300;
 /// Disks and history of a pair that is synced and stopped.
 #[derive(Clone)]
 pub struct Base {
-    disks: [(Device, HealthFiles); 2],
+    disks: Disks,
     history: History,
     now: u64,
 }
@@ -49,15 +49,8 @@ impl Base {
         });
         world.close_client(0, client);
         world.settle();
-        world.order_ok(0, Command::Secondary);
-        for node in 0..2 {
-            world.order_ok(node, Command::Disconnect { force: false });
-            world.order_ok(node, Command::Detach { force: false });
-        }
-        world.run_for(2_000);
-        let disk = |node: usize| (world.nodes[node].device.clone(), world.nodes[node].health.clone());
         Self {
-            disks: [disk(0), disk(1)],
+            disks: stopped(&mut world),
             history: world.history.clone(),
             now: world.now,
         }

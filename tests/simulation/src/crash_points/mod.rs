@@ -12,7 +12,6 @@ pub mod campaign;
 pub mod drive;
 pub mod image;
 pub mod metadata_tools;
-pub mod panics;
 pub mod run;
 pub mod state;
 pub mod workload;

@@ -3,9 +3,9 @@
 use super::aftermath;
 use super::base::Base;
 use super::drive::Drive;
-use super::panics::caught;
 use super::state::CrashState;
 use super::workload::{Operation, Workload};
+use crate::panics::{Panic, caught};
 use mendblock_kit::device::Defect;
 use mendblock_kit::world::World;
 use std::sync::OnceLock;
@@ -25,6 +25,15 @@ pub struct Finding {
     pub state: String,
     /// What is wrong.
     pub text: String,
+}
+
+impl Finding {
+    fn of(state: &CrashState, panic: Panic) -> Self {
+        Self {
+            state: state.to_string(),
+            text: panic.text,
+        }
+    }
 }
 
 impl Bench {
@@ -53,10 +62,7 @@ impl Bench {
             check_errors(&drive.world, &state.workload);
             drive.moments
         };
-        caught(run).map_err(|text| Finding {
-            state: state.to_string(),
-            text,
-        })
+        caught(run).map_err(|panic| Finding::of(state, panic))
     }
 
     /// One crash; `on_image` sees what is durable then.
@@ -72,10 +78,7 @@ impl Bench {
             check_errors(&drive.world, &state.workload);
             aftermath::follow(&mut drive.world, state, on_image);
         };
-        caught(run).map_err(|text| Finding {
-            state: state.to_string(),
-            text,
-        })
+        caught(run).map_err(|panic| Finding::of(state, panic))
     }
 }
 

@@ -2,21 +2,19 @@
 
 use super::action::{Action, Order, Region, Victim, index};
 use super::atlas::{Atlas, hurts_whole_disk};
-use super::plan::{DISK_BYTES, Mode, Plan};
+use super::plan::{Mode, Plan};
 use crate::load::Load;
+use crate::panics::caught;
 use crate::ready::ready_pair;
 use mendblock_core::helper::Handler;
 use mendblock_core::identity::PartGeneration;
 use mendblock_core::volume::machine::Command;
-use mendblock_core::volume::state::{ConnectionState, DiskState, Role};
+use mendblock_core::volume::state::Role;
 use mendblock_kit::coverage::Coverage;
 use mendblock_kit::device::Faults;
 use mendblock_kit::format;
 use mendblock_kit::world::World;
-use std::cell::RefCell;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
 
 /// What a storm that went well leaves.
 #[derive(Clone, Debug)]
@@ -31,36 +29,12 @@ pub struct Outcome {
     pub requests: u64,
 }
 
-thread_local! {
-    /// The last panic of a storm on this thread; none: panics are shown as usual.
-    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
 /// Runs a storm; the text says what did not hold.
 ///
 /// # Errors
 /// What was violated, and where both nodes stood.
 pub fn run(plan: &Plan) -> Result<Outcome, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            let kept = PANIC.with_borrow_mut(|kept| {
-                let inside = kept.is_some();
-                if let Some(text) = kept {
-                    *text = panic.to_string();
-                }
-                inside
-            });
-            if !kept {
-                usual(panic);
-            }
-        }));
-    });
-    PANIC.set(Some(String::new()));
-    let result = catch_unwind(AssertUnwindSafe(|| Storm::begin(plan).all()));
-    let text = PANIC.take().unwrap_or_default();
-    result.map_err(|_| text)
+    caught(|| Storm::begin(plan).all()).map_err(|panic| panic.to_string())
 }
 
 struct Storm<'a> {
@@ -79,7 +53,7 @@ struct Storm<'a> {
 
 impl<'a> Storm<'a> {
     fn begin(plan: &'a Plan) -> Self {
-        let mut world = ready_pair(plan.seed, DISK_BYTES, plan.on_io_error);
+        let mut world = ready_pair(plan.seed, plan.on_io_error);
         let load = Load::new(&mut world, 0, usize::from(plan.clients));
         let atlas = Atlas {
             victim: Victim::Nobody,
@@ -288,34 +262,13 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// What an administrator does until both are well; false: they do not get well.
-    fn gets_well(&mut self) -> bool {
-        for _ in 0..20 {
-            if self.world.reaches(30_000, World::is_healthy) {
-                return true;
-            }
-            for node in 0..2 {
-                if self.world.disk_state(node) == DiskState::Diskless {
-                    self.world.order(node, Command::Attach { new_disk: false });
-                }
-                if self.world.connection_state(node) == ConnectionState::StandAlone {
-                    let connect = Command::Connect {
-                        discard_my_data: false,
-                    };
-                    self.world.order(node, connect);
-                }
-            }
-        }
-        false
-    }
-
     /// Everything is mended, both get well, and the Primary serves.
     fn peace(&mut self) {
         self.mend();
         self.orders_end();
         // A connection that broke just now is not noticed yet.
         self.world.run_for(1_000);
-        let well = self.gets_well();
+        let well = self.world.gets_well();
         assert!(
             well || self.atlas.beyond,
             "liveness: the pair does not get well after its faults are gone\n{}",

@@ -63,8 +63,7 @@ impl Link {
     }
 
     pub fn peer_identifiers(&self) -> Option<Identifiers> {
-        self.generations
-            .map(|info| identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]))
+        self.generations.as_ref().map(identifiers_in)
     }
 
     pub fn resolver(&self) -> bool {
@@ -270,13 +269,12 @@ impl StatePart {
     ) {
         let before = self.link.as_mut().and_then(|link| link.generations.replace(info));
         if self.takes_generations(&info, before, cx, out) {
-            let peer = identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]);
-            self.newer_than_own_disk(peer, out);
+            self.newer_than_own_disk(identifiers_in(&info), out);
         }
     }
 
-    /// Takes up what the peer's disk says of its generation (`before`: what it said before on this connection); false: it has none, or it is not the data that this node works
-    /// with, and they part.
+    /// Takes up what the peer's disk says of its generation (`before`: what it said before on this connection); false: it has
+    /// none, or it is not the data that this node works with, and they part.
     pub(super) fn takes_generations(
         &mut self,
         info: &GenerationInfo,
@@ -300,7 +298,7 @@ impl StatePart {
                 .filter(|before| before.attached && !connected)
                 .map(|before| Generation(before.current)),
             protocol: Agreed::OURS.protocol,
-            peer: identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]]),
+            peer: identifiers_in(info),
             skip_initial_sync: info.skip_initial_sync,
             made_for_you: (info.made_for_loss_of != 0).then_some(MadeForYou {
                 attach: info.made_for_loss_of,
@@ -722,6 +720,10 @@ impl StatePart {
             }));
         }
     }
+}
+
+fn identifiers_in(info: &GenerationInfo) -> Identifiers {
+    identifiers_of([info.current, info.bitmap, info.history[0], info.history[1]])
 }
 
 fn real_peer_disk(state: &PeerState, info: &GenerationInfo) -> DiskState {
