@@ -54,6 +54,8 @@ pub struct BitmapPart {
     /// None: this generation has published nothing yet, its predecessor may have.
     pub(super) published: Option<Arc<BadBlocks>>,
     pub(super) publish: bool,
+    /// Blocks whose bit this disk's lost flushes set, while the snapshot here still has it UpToDate. Sorted.
+    pub(super) own_behind: Vec<BlockRange>,
     bits: u64,
     /// A new generation reads the bitmap again before it does anything else; messages wait meanwhile.
     recovering: Option<Recovering>,
@@ -100,6 +102,7 @@ impl BitmapPart {
             next: generation.0 << 32,
             published: None,
             publish: false,
+            own_behind: Vec::new(),
             bits: 0,
             recovering: (generation.0 > 1).then_some(Recovering::Snapshot),
             deferred: Vec::new(),
@@ -271,6 +274,9 @@ impl BitmapPart {
 
     fn snapshot_arrived(&mut self, snapshot: Arc<Snapshot>, out: &mut Outbox<BitmapEffect>) {
         let gone = snapshot.vector.disk == DiskState::Diskless;
+        if snapshot.vector.disk != DiskState::UpToDate {
+            self.own_behind.clear();
+        }
         self.snapshot = Some(Arc::clone(&snapshot));
         if let Some(Recovering::Snapshot) = self.recovering {
             if gone || snapshot.disk.is_none() {

@@ -18,6 +18,7 @@ use mendblock_net::wire::message::Message;
 use mendblock_storage::device::errno::{EAGAIN, EIO};
 use mendblock_storage::units::SectorRange;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A read that the peer could not answer yet is sent again after this time.
 const ASK_AGAIN_MS: u64 = 50;
@@ -182,13 +183,14 @@ impl VolumePart {
             Message::ReadFailed { request, errno } => self.read_refused(request, errno, out),
             Message::ResyncData { request, .. } => self.fetch_arrived(request, frame.payload, out),
             Message::ResyncFailed { request, range } => self.fetch_refused(request, range, out),
-            Message::ResyncWritten { ranges } => {
+            Message::ResyncWritten { ranges } if self.sender_takes_writes() => {
                 self.batch.cleared.extend(
                     ranges
                         .into_iter()
                         .map(|range| (range, ClearReason::ResyncWritten)),
                 );
             }
+            Message::ResyncWritten { .. } => {}
             Message::WriteAnsweredWithError { range } => {
                 self.mark(vec![range.touched_blocks()], MarkReason::FailedWrite);
             }
@@ -196,6 +198,16 @@ impl VolumePart {
                 what: format!("frame not for the volume part: {:?}", other.kind()),
             }),
         }
+    }
+
+    /// What the sender's disk still finishes while it goes (a detach drains it) is no proof: since it said so, this node writes
+    /// alone, and a block that the late data are of may have been marked as lacking there. Its bit has to stay, or that write
+    /// would be lost at the re-attach.
+    fn sender_takes_writes(&self) -> bool {
+        let takes_writes = |snapshot: &Arc<Snapshot>| {
+            snapshot.mirror && snapshot.vector.peer_disk >= DiskState::Inconsistent
+        };
+        !self.link.sender_diskless && self.snapshot.as_ref().is_some_and(takes_writes)
     }
 
     pub(super) fn protocol_error(&mut self, what: &str, out: &mut Outbox<VolumeEffect>) {

@@ -439,6 +439,31 @@ fn no_block_that_the_peer_lacks_is_missing_in_the_picture() {
     assert!((0..3000).all(|block| named(block * 30)));
 }
 
+/// The snapshot that says so of the own disk is on its way; reads go to the peer meanwhile.
+#[test]
+fn blocks_of_a_failed_flush_are_not_taken_for_what_the_peer_lacks() {
+    let mut node = Node::attached(0);
+    node.connect();
+    node.mark(4, MarkReason::PeerLacks);
+    let flush = MarkReason::FlushError {
+        error: ErrorNumber(1),
+    };
+    for (block, reason) in [(4, flush), (5, flush), (7, MarkReason::Unflushed), (9, flush)] {
+        node.mark(block, reason);
+    }
+    let peer = |node: &Node| node.pictures.last().unwrap().peer.clone();
+    node.mark(20, MarkReason::PeerLacks);
+    node.run();
+    assert_eq!(
+        peer(&node),
+        [range(4, 1), range(20, 1)],
+        "4 was lacking there before"
+    );
+    node.mark(9, MarkReason::PeerLacks);
+    node.run();
+    assert_eq!(peer(&node), [range(4, 1), range(9, 1), range(20, 1)]);
+}
+
 #[test]
 fn frames_of_an_older_connection_change_nothing() {
     let mut node = Node::attached(0);

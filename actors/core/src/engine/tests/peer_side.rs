@@ -423,3 +423,33 @@ fn a_write_that_only_this_node_gets_while_it_is_source_is_told_to_the_target() {
         assert_eq!(h.sent(tells), told);
     }
 }
+
+/// A detach drains the target's resync writes; what they hold was read before this node began to write alone.
+#[test]
+fn late_resync_data_of_a_disk_that_goes_clear_nothing() {
+    let heard = Message::ResyncWritten {
+        ranges: vec![blocks(0, 4)],
+    };
+    for (tell, peer_disk, cleared) in [
+        (false, DiskState::Inconsistent, 1),
+        (true, DiskState::Inconsistent, 0),
+        (false, DiskState::Failed, 0),
+    ] {
+        let mut h = Harness::new(connected());
+        h.publish(|s| {
+            s.vector.peer_disk = peer_disk;
+            s.vector.connection = ConnectionState::SyncSource;
+        });
+        if tell {
+            h.hear(Message::Tell {
+                number: 1,
+                attach_id: 1,
+                failed: true,
+                records: vec![],
+            });
+        }
+        h.hear(heard.clone());
+        let clears = |message: &&BitmapIn| matches!(message, BitmapIn::Clear { .. });
+        assert_eq!(h.bitmap.iter().filter(clears).count(), cleared);
+    }
+}
