@@ -193,7 +193,7 @@ impl VolumePart {
             ReadPath::Nowhere(_) if unseen => {}
             // Of a larger read that failed, most blocks may be good.
             ReadPath::Nowhere(_) if self.localisation.is_open(range) => {}
-            ReadPath::Nowhere(why) => self.fail(id, 5, why, out),
+            ReadPath::Nowhere(why) => self.fail_unless_there_is_news(id, 5, why, out),
         }
     }
 
@@ -228,9 +228,14 @@ impl VolumePart {
                 return;
             }
             Err(ReadPath::Nowhere(why)) => {
-                return self.fail(id, no_space_or_eio(failed.map(|(_, errno)| errno)), why, out);
+                return self.fail_unless_there_is_news(
+                    id,
+                    no_space_or_eio(failed.map(|(_, errno)| errno)),
+                    why,
+                    out,
+                );
             }
-            Err(_) => return self.fail(id, 5, "no way", out),
+            Err(_) => return self.fail_unless_there_is_news(id, 5, "no way", out),
         };
         if way.local && !self.covered(id, range) {
             return;
@@ -368,7 +373,7 @@ impl VolumePart {
         let way = match path::write(&snapshot, &self.configuration, false, self.now) {
             Ok(way) => way,
             Err(ReadPath::Nowhere(why)) if !snapshot.vector.suspended.any() => {
-                return self.fail(id, 5, why, out);
+                return self.fail_unless_there_is_news(id, 5, why, out);
             }
             Err(_) => return,
         };
@@ -420,6 +425,7 @@ impl VolumePart {
             }
             request.net = Net::None;
             request.data = None;
+            request.asked = None;
             self.waiting.insert(id);
         }
     }

@@ -211,6 +211,11 @@ pub enum VolumeIn {
         /// The blocks, cut at the end of the volume.
         range: SectorRange,
     },
+    /// State: answer to `StateIn::AskSnapshot`; all that it published before has arrived.
+    SnapshotIs {
+        /// Named by the question.
+        query: Query,
+    },
     /// State: answer with `StateIn::Fenced` at once: the snapshot before this message is taken up, and every mark so far was sent.
     Fence {
         /// Echoed.

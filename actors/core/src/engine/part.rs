@@ -95,6 +95,9 @@ pub struct VolumePart {
     /// Questions, and the writes that each still waits for.
     pub(super) quiescing: Vec<(Query, BTreeSet<u64>)>,
     pub(super) fences: Vec<Query>,
+    /// What the state part was asked before an error is given to a client, without an answer yet; and the last that it answered.
+    pub(super) asking: Vec<Query>,
+    pub(super) heard: Query,
     pub(super) recovery: Recovery,
     pub(super) localisation: super::localise::Localisation,
     pub(super) batch: Batch,
@@ -133,6 +136,8 @@ impl VolumePart {
             drained: super::drain::Drained::default(),
             quiescing: Vec::new(),
             fences: Vec::new(),
+            asking: Vec::new(),
+            heard: Query(0),
             recovery: Recovery::new(generation),
             localisation: super::localise::Localisation::default(),
             batch: Batch::default(),
@@ -457,6 +462,10 @@ impl Part for VolumePart {
             VolumeIn::FetchBlocks { job, range } => self.fetch(job, range, out),
             VolumeIn::ErrorsSettled(_) => {}
             VolumeIn::HotExtents { query, extents } => self.hot_extents(query, &extents),
+            VolumeIn::SnapshotIs { query } => {
+                self.heard = self.heard.max(query);
+                self.asking.retain(|&asked| asked > query);
+            }
             VolumeIn::Fence { query } => self.fences.push(query),
             VolumeIn::Quiesce { query } => self.begin_quiescing(query),
         }

@@ -369,6 +369,7 @@ impl VolumePart {
                 }
             }
             PartName::State => {
+                self.ask_again(out);
                 self.drained.repeat();
                 self.repeat_retired(out);
             }

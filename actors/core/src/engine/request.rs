@@ -1,6 +1,6 @@
 //! A request: who wants it, what, and how far its local and its net part are. The two parts are independent facts.
 
-use crate::identity::{ClientId, ConnectionNumber, ErrorNumber, MarkNumber, Sequence, SnapshotNumber};
+use crate::identity::{ClientId, ConnectionNumber, ErrorNumber, MarkNumber, Query, Sequence, SnapshotNumber};
 use crate::part::Instant;
 use crate::snapshot::Snapshot;
 use mendblock_storage::buffer::Buffer;
@@ -148,6 +148,8 @@ pub(super) struct Request {
     pub no_peer: bool,
     /// The peer cannot say yet: it is not tried again before.
     pub not_before: Option<Instant>,
+    /// It is to fail, and the state part was asked whether it knows of a way.
+    pub asked: Option<Query>,
     /// Data of a read.
     pub data: Option<Buffer>,
     /// A mark that must be acknowledged before the answer (T3, nack).
@@ -176,6 +178,7 @@ impl Request {
             tried_under: None,
             no_peer: false,
             not_before: None,
+            asked: None,
             data: None,
             mark: None,
             lacking: None,

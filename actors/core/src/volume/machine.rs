@@ -152,6 +152,12 @@ pub enum StateIn {
         /// Its generation.
         generation: PartGeneration,
     },
+    /// From `VolumeActor`: before it gives a client an error it wants to have all that is known by now. Answered with
+    /// `VolumeIn::SnapshotIs` behind the snapshot of this step; asked again when this part is in a new generation.
+    AskSnapshot {
+        /// Named by the answer.
+        query: Query,
+    },
     /// An administrator's order; answered by [`StateEffect::Answer`] with the same id.
     Command {
         /// Its id.

@@ -157,6 +157,9 @@ pub struct Harness {
     pub jobs: Vec<(u64, JobEnd)>,
     /// Questions for the extents that are in the log.
     pub hot_queries: Vec<Query>,
+    /// Questions for news of the state part; answered at once unless they are held.
+    pub questions: Vec<Query>,
+    pub hold_news: bool,
     errors: u64,
     arrivals: u64,
 }
@@ -188,6 +191,8 @@ impl Harness {
             peer: Vec::new(),
             jobs: Vec::new(),
             hot_queries: Vec::new(),
+            questions: Vec::new(),
+            hold_news: false,
             errors: 0,
             arrivals: 0,
         };
@@ -236,9 +241,10 @@ impl Harness {
     }
 
     fn take(&mut self, out: Outbox<crate::engine::VolumeEffect>) {
-        let mut asked = Vec::new();
+        let (mut asked, mut questions) = (Vec::new(), Vec::new());
         for message in out.messages {
             match message {
+                To::State(StateIn::AskSnapshot { query }) => questions.push(query),
                 To::Bitmap(BitmapIn::Mark(marks)) => {
                     for mark in marks {
                         self.marked.push(mark.clone());
@@ -281,6 +287,12 @@ impl Harness {
                 To::State(message) => self.state.push(message),
                 To::Resync(ResyncIn::Done { job, end }) => self.jobs.push((job, end)),
                 other => panic!("unexpected {other:?}"),
+            }
+        }
+        self.questions.extend(questions);
+        if !self.hold_news {
+            for query in std::mem::take(&mut self.questions) {
+                self.send(VolumeIn::SnapshotIs { query });
             }
         }
         if self.grant_at_once && !asked.is_empty() {

@@ -33,6 +33,8 @@ impl Hash for StatePart {
             helper_wanted,
             last_superblock,
             taken,
+            // Answered at the end of each step.
+            snapshot_asked: _,
             last_peer_state,
         } = self;
         snapshot(current, state);

@@ -63,6 +63,8 @@ pub struct StatePart {
     pub(super) helper_wanted: Vec<super::helper::Wanted>,
     pub(super) last_superblock: Option<Superblock>,
     pub(super) taken: Vec<ErrorNumber>,
+    /// Questions of the volume part, answered behind the snapshot of this step.
+    pub(super) snapshot_asked: Vec<Query>,
     pub(super) last_peer_state: Option<mendblock_net::wire::message::PeerState>,
 }
 
@@ -152,6 +154,7 @@ impl StatePart {
             helper_wanted: Vec::new(),
             last_superblock: None,
             taken: Vec::new(),
+            snapshot_asked: Vec::new(),
             last_peer_state: None,
         }
     }
@@ -264,6 +267,9 @@ impl StatePart {
         self.derive(cx);
         if self.current != *self.published {
             self.publish(out);
+        }
+        for query in std::mem::take(&mut self.snapshot_asked) {
+            out.send(To::Volume(VolumeIn::SnapshotIs { query }));
         }
         self.send_fence(out);
         for number in std::mem::take(&mut self.taken) {
@@ -386,6 +392,7 @@ impl Part for StatePart {
     fn on(&mut self, cx: &mut Context<'_>, message: StateIn, out: &mut Outbox<StateEffect>) {
         match message {
             StateIn::Restarted { part, generation } => self.restarted(part, generation, cx, out),
+            StateIn::AskSnapshot { query } => self.snapshot_asked.push(query),
             StateIn::Command { id, command } => self.command(id, command, cx, out),
             StateIn::Openers { count } => self.openers = count,
             StateIn::DiskOpened { query, result } => self.disk_opened(query, result, cx, out),
