@@ -54,7 +54,7 @@ pub struct BitmapPart {
     /// None: this generation has published nothing yet, its predecessor may have.
     pub(super) published: Option<Arc<BadBlocks>>,
     pub(super) publish: bool,
-    /// Blocks whose bit this disk's lost flushes set, while the snapshot here still has it UpToDate. Sorted.
+    /// Blocks whose bit this disk's lost flushes set, while the snapshot here still has it UpToDate.
     pub(super) own_behind: Vec<BlockRange>,
     bits: u64,
     /// A new generation reads the bitmap again before it does anything else; messages wait meanwhile.

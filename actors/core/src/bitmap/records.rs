@@ -63,7 +63,6 @@ impl BitmapPart {
             let parts = self.parts(range);
             self.own_behind
                 .extend(parts.into_iter().filter(|(_, set)| !set).map(|(part, _)| part));
-            self.own_behind.sort();
         } else if !self.own_behind.is_empty() {
             self.own_behind = without(std::mem::take(&mut self.own_behind), &[range]);
         }
@@ -448,7 +447,6 @@ impl BitmapPart {
                 .map(|records| records.own().filter(good).map(|record| record.range).collect())
                 .unwrap_or_default();
             good.extend(&self.own_behind);
-            good.sort();
             for run in lacking(&loaded.map) {
                 peer.extend(without(vec![run], &good));
             }

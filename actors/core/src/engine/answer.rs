@@ -201,7 +201,6 @@ impl VolumePart {
                 if let Some(request) = self.requests.get_mut(&id) {
                     request.asked = Some(query);
                 }
-                self.asking.push(query);
                 out.send(To::State(StateIn::AskSnapshot { query }));
             }
         }
@@ -209,7 +208,8 @@ impl VolumePart {
 
     /// A new state part has not heard the questions; its answer to the last one answers all.
     pub(super) fn ask_again(&self, out: &mut Outbox<VolumeEffect>) {
-        if let Some(&query) = self.asking.last() {
+        let asked = self.requests.values().filter_map(|request| request.asked);
+        if let Some(query) = asked.max().filter(|&query| query > self.heard) {
             out.send(To::State(StateIn::AskSnapshot { query }));
         }
     }

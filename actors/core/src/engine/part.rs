@@ -95,8 +95,7 @@ pub struct VolumePart {
     /// Questions, and the writes that each still waits for.
     pub(super) quiescing: Vec<(Query, BTreeSet<u64>)>,
     pub(super) fences: Vec<Query>,
-    /// What the state part was asked before an error is given to a client, without an answer yet; and the last that it answered.
-    pub(super) asking: Vec<Query>,
+    /// The last question of `Request::asked` that the state part answered: it answers all before it.
     pub(super) heard: Query,
     pub(super) recovery: Recovery,
     pub(super) localisation: super::localise::Localisation,
@@ -136,7 +135,6 @@ impl VolumePart {
             drained: super::drain::Drained::default(),
             quiescing: Vec::new(),
             fences: Vec::new(),
-            asking: Vec::new(),
             heard: Query(0),
             recovery: Recovery::new(generation),
             localisation: super::localise::Localisation::default(),
@@ -462,10 +460,7 @@ impl Part for VolumePart {
             VolumeIn::FetchBlocks { job, range } => self.fetch(job, range, out),
             VolumeIn::ErrorsSettled(_) => {}
             VolumeIn::HotExtents { query, extents } => self.hot_extents(query, &extents),
-            VolumeIn::SnapshotIs { query } => {
-                self.heard = self.heard.max(query);
-                self.asking.retain(|&asked| asked > query);
-            }
+            VolumeIn::SnapshotIs { query } => self.heard = self.heard.max(query),
             VolumeIn::Fence { query } => self.fences.push(query),
             VolumeIn::Quiesce { query } => self.begin_quiescing(query),
         }

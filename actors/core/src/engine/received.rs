@@ -18,7 +18,6 @@ use mendblock_net::wire::message::Message;
 use mendblock_storage::device::errno::{EAGAIN, EIO};
 use mendblock_storage::units::SectorRange;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A read that the peer could not answer yet is sent again after this time.
 const ASK_AGAIN_MS: u64 = 50;
@@ -200,14 +199,20 @@ impl VolumePart {
         }
     }
 
+    /// The sender said that its disk is gone (or going), or the state knows it: what this node has is here alone.
+    fn sender_has_no_disk(&self) -> bool {
+        let peer_disk = self
+            .snapshot
+            .as_ref()
+            .map_or(DiskState::DUnknown, |snapshot| snapshot.vector.peer_disk);
+        self.link.sender_diskless || peer_disk < DiskState::Inconsistent
+    }
+
     /// What the sender's disk still finishes while it goes (a detach drains it) is no proof: since it said so, this node writes
     /// alone, and a block that the late data are of may have been marked as lacking there. Its bit has to stay, or that write
     /// would be lost at the re-attach.
     fn sender_takes_writes(&self) -> bool {
-        let takes_writes = |snapshot: &Arc<Snapshot>| {
-            snapshot.mirror && snapshot.vector.peer_disk >= DiskState::Inconsistent
-        };
-        !self.link.sender_diskless && self.snapshot.as_ref().is_some_and(takes_writes)
+        !self.sender_has_no_disk() && self.snapshot.as_ref().is_some_and(|snapshot| snapshot.mirror)
     }
 
     pub(super) fn protocol_error(&mut self, what: &str, out: &mut Outbox<VolumeEffect>) {
@@ -234,11 +239,7 @@ impl VolumePart {
         if !inside {
             return self.protocol_error("a mirrored write behind the end of the volume", out);
         }
-        let peer_disk = self
-            .snapshot
-            .as_ref()
-            .map_or(DiskState::DUnknown, |snapshot| snapshot.vector.peer_disk);
-        let sole = self.link.sender_diskless || peer_disk < DiskState::Inconsistent;
+        let sole = self.sender_has_no_disk();
         let received = self.link.epochs.entry((connection, epoch)).or_default();
         received.count += 1;
         received.open += 1;

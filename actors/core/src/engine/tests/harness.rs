@@ -241,10 +241,10 @@ impl Harness {
     }
 
     fn take(&mut self, out: Outbox<crate::engine::VolumeEffect>) {
-        let (mut asked, mut questions) = (Vec::new(), Vec::new());
+        let mut asked = Vec::new();
         for message in out.messages {
             match message {
-                To::State(StateIn::AskSnapshot { query }) => questions.push(query),
+                To::State(StateIn::AskSnapshot { query }) => self.questions.push(query),
                 To::Bitmap(BitmapIn::Mark(marks)) => {
                     for mark in marks {
                         self.marked.push(mark.clone());
@@ -289,7 +289,6 @@ impl Harness {
                 other => panic!("unexpected {other:?}"),
             }
         }
-        self.questions.extend(questions);
         if !self.hold_news {
             for query in std::mem::take(&mut self.questions) {
                 self.send(VolumeIn::SnapshotIs { query });
