@@ -306,15 +306,19 @@ fn the_longest_lists_fit_the_header() {
 }
 
 #[test]
-fn a_header_that_is_too_long_leaves_no_bytes() {
-    let message = Message::Refused {
-        reason: "x".repeat(MAX_HEADER_BYTES),
+fn a_text_that_is_too_long_leaves_no_bytes_unless_it_is_cut() {
+    let refused = |reason: &str| Message::Refused {
+        reason: reason.into(),
         for_good: false,
     };
+    // The limit is in the middle of a character.
+    let long = "x".to_owned() + &"ä".repeat(MAX_TEXT_BYTES / 2);
     let mut out = vec![7];
     assert!(matches!(
-        encode(&message, &[], &mut out),
-        Err(EncodeError::HeaderLength { .. })
+        encode(&refused(&long), &[], &mut out),
+        Err(EncodeError::Rule { .. })
     ));
     assert_eq!(out, [7]);
+    encode(&refused(cut_text(&long)), &[], &mut out).unwrap();
+    assert_eq!(cut_text(&long).len(), MAX_TEXT_BYTES - 1);
 }

@@ -3,6 +3,7 @@
 use super::keys::{self, Key, Kind, Section, Unit};
 use super::mistake::{Mistake, Place};
 use super::unknown;
+use mendblock_net::wire::prelude::MAX_NAME_BYTES;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -13,8 +14,6 @@ use toml::de::{DeTable, DeValue};
 
 /// Longest piece of a value that a message repeats, in characters.
 const VALUE_SHOWN: usize = 60;
-/// Bytes of a name at most (DRBD: a resource name is shorter than 128).
-const NAME_BYTES: usize = 127;
 
 /// The file's text with the mistakes found so far.
 pub(super) struct Source<'t> {
@@ -353,7 +352,7 @@ impl<'r, 't> Reader<'r, 't> {
 pub(super) fn name_mistake(text: &str) -> Option<&'static str> {
     match text {
         "" => Some("is empty"),
-        _ if text.len() > NAME_BYTES => Some("is too long"),
+        _ if text.len() > MAX_NAME_BYTES => Some("is too long"),
         _ if text.contains('/') => Some("has a \"/\" in it"),
         _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
             Some("has whitespace or control characters")

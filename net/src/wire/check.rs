@@ -5,7 +5,8 @@ use mendblock_storage::units::{BlockRange, SECTOR_BYTES, SectorRange};
 
 use super::message::{BitmapEncoding, Hello, Message, PeerState, Sizes, WireRecord};
 use super::prelude::{
-    BITMAP_PAGE_BYTES, MAX_ACKS, MAX_BITMAP_PAGES, MAX_PAYLOAD_BYTES, MAX_RANGES, MAX_RECORDS, MAX_TEXT_BYTES,
+    BITMAP_PAGE_BYTES, MAX_ACKS, MAX_BITMAP_PAGES, MAX_NAME_BYTES, MAX_PAYLOAD_BYTES, MAX_RANGES,
+    MAX_RECORDS, MAX_TEXT_BYTES,
 };
 
 /// Highest node id.
@@ -62,15 +63,16 @@ pub(super) fn check(message: &Message, payload_length: usize) -> Result {
                 "bitmap pages below 2^32",
             )?;
         }
-        Message::Parting { text, .. } | Message::DiskRefused { text, .. } => {
+        Message::Parting { text, .. }
+        | Message::DiskRefused { text, .. }
+        | Message::Refused { reason: text, .. }
+        | Message::ChangeAnswer { cause: text, .. } => {
             ensure(text.len() <= MAX_TEXT_BYTES, "a text of at most 2048 bytes")?
         }
-        Message::Refused { .. }
-        | Message::Ping { .. }
+        Message::Ping { .. }
         | Message::Pong { .. }
         | Message::Generations(_)
         | Message::ChangeRequest { .. }
-        | Message::ChangeAnswer { .. }
         | Message::WriteNack { .. }
         | Message::Barrier { .. }
         | Message::BarrierAck { .. }
@@ -112,7 +114,11 @@ fn check_hello(hello: &Hello) -> Result {
         hello.node_id <= MAX_NODE_ID && hello.peer_id <= MAX_NODE_ID,
         "node ids 0 to 31",
     )?;
-    ensure(!hello.volume.is_empty(), "a volume name")
+    let is_name = |name: &str| (1..=MAX_NAME_BYTES).contains(&name.len());
+    ensure(
+        is_name(&hello.volume) && is_name(&hello.node_name),
+        "names of a volume and a node, of 1 to 127 bytes",
+    )
 }
 
 fn check_sizes(sizes: &Sizes) -> Result {

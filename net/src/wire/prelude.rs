@@ -38,12 +38,19 @@ pub const MAX_RECORDS: usize = 1024;
 pub const MAX_RANGES: usize = 2048;
 /// Most request numbers in one batch of acks.
 pub const MAX_ACKS: usize = 4096;
-/// Longest text of a parting in bytes.
+/// Longest text for people in a message, in bytes; a longer one is cut by the sender ([`cut_text`]).
 pub const MAX_TEXT_BYTES: usize = 2048;
+/// Longest name of a volume or node in bytes, as in the configuration (DRBD: a resource name is shorter than 128).
+pub const MAX_NAME_BYTES: usize = 127;
 /// Most bitmap pages in one message.
 pub const MAX_BITMAP_PAGES: u32 = 64;
 /// Bytes of a bitmap page.
 pub const BITMAP_PAGE_BYTES: usize = 4096;
+
+/// As much of a text for people as a message may carry.
+pub fn cut_text(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT_BYTES)]
+}
 
 /// Bytes of the prelude that the header CRC covers.
 const CHECKED_BYTES: usize = 20;

@@ -13,6 +13,7 @@ use crate::volume::machine::{LinkFact, StateIn};
 use crate::volume::state::{ConnectionState, DisconnectReason, DownReason};
 use mendblock_net::wire::hello::{Keep, agree, keep};
 use mendblock_net::wire::message::{Hello, Message};
+use mendblock_net::wire::prelude::cut_text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -203,6 +204,7 @@ impl PeerPart {
     }
 
     fn refuse(&self, socket: u64, reason: String, for_good: bool, out: &mut Out) {
+        let reason = cut_text(&reason).to_owned();
         out.effect(say(socket, Message::Refused { reason, for_good }));
         out.effect(PeerEffect::Close { socket, flush: true });
     }

@@ -8,6 +8,7 @@ use crate::part::{Context, Outbox};
 use crate::volume::state::{ConnectionState, DiskState, Role};
 use crate::volume::transition::Refusal;
 use mendblock_net::wire::message::{Message, RequestedChange};
+use mendblock_net::wire::prelude::cut_text;
 
 impl StatePart {
     /// The peer asks for consent.
@@ -27,6 +28,7 @@ impl StatePart {
                 cause.clone().unwrap_or_else(|| refusal.to_string()),
             ),
         };
+        let cause = cut_text(&cause).to_owned();
         self.send_peer(connection, Message::ChangeAnswer { request, code, cause }, out);
         if verdict.is_err() {
             return;

@@ -11,7 +11,7 @@ use crate::volume::generations::handshake::{self, Next};
 use crate::volume::state::{AttachFailure, ConnectionState, DetachCause, DisconnectReason, DiskState};
 use crate::volume::transition::Refusal;
 use mendblock_net::wire::message::Message;
-use mendblock_net::wire::prelude::MAX_TEXT_BYTES;
+use mendblock_net::wire::prelude::cut_text;
 
 impl StatePart {
     /// Refused: what that means depends on whose disk was being negotiated (`generations.md` 4.3).
@@ -37,7 +37,7 @@ impl StatePart {
             what: format!("the peer's disk was refused: {text}"),
         });
         if let (Some(link), Some(reason)) = (self.link.as_ref(), reason.number()) {
-            let text = cut(text).to_owned();
+            let text = cut_text(text).to_owned();
             self.send_peer(link.connection, Message::DiskRefused { reason, text }, out);
         }
         self.fact("the peer's disk was refused", out, |v| {
@@ -73,7 +73,7 @@ impl StatePart {
         out: &mut Outbox<StateEffect>,
     ) {
         if let (Some(link), Some(reason)) = (self.link.as_ref(), reason.number()) {
-            let text = cut(text).to_owned();
+            let text = cut_text(text).to_owned();
             self.send_peer(link.connection, Message::Parting { reason, text }, out);
         }
         self.give_up_connection(reason, text, cx, out);
@@ -174,10 +174,4 @@ pub(super) fn reason_of(refusal: &handshake::Refusal) -> DisconnectReason {
 /// What the rules of states say against a connection, and what to do.
 pub(super) fn refused_state(refusal: Refusal) -> String {
     format!("{refusal}: {}", refusal.hint())
-}
-
-/// As much of a text as a parting may carry.
-fn cut(text: &str) -> &str {
-    let end = text.floor_char_boundary(MAX_TEXT_BYTES);
-    &text[..end]
 }
