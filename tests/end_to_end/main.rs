@@ -20,4 +20,3 @@ mod nbd_server;
 mod observability;
 mod operations;
 mod split_brain;
-mod trouble;

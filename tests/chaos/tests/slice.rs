@@ -15,7 +15,7 @@ fn some_seconds_of_chaos() {
     println!(
         "seed {seed}: repeat with SEED={seed}, or with cargo run --release -p mendblock-chaos -- --seed {seed}"
     );
-    let report = run(&Orders::new(seed, Duration::from_secs(8)));
+    let report = run(&Orders::new(seed, Duration::from_secs(16)));
     assert!(report.is_good(), "{report}");
     assert!(report.requests > 0 && report.actor_deaths > 0, "{report}");
     // A process may not live long enough for two looks.

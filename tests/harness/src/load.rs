@@ -113,25 +113,10 @@ pub struct Ended {
 impl Load {
     /// Starts `connections` clients on the blocks `area`. Each ends with the first broken connection.
     pub fn start(node: &Node, history: Arc<History>, area: Range<u64>, connections: u64) -> Self {
-        Self::with(node, history, area, connections, false)
-    }
-
-    /// Clients that connect again when the Primary dies: to it or, after [`moves_to`](Self::moves_to), to another node.
-    pub fn that_comes_back(node: &Node, history: Arc<History>, area: Range<u64>, connections: u64) -> Self {
-        Self::with(node, history, area, connections, true)
-    }
-
-    fn with(
-        node: &Node,
-        history: Arc<History>,
-        area: Range<u64>,
-        connections: u64,
-        comes_back: bool,
-    ) -> Self {
         let plan = Plan {
             area,
             connections,
-            comes_back,
+            comes_back: false,
             seed: 0,
             observer: None,
         };
