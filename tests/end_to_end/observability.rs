@@ -107,6 +107,10 @@ fn metrics_and_events_tell_the_story() {
     events.wait_for_field("device", "io-error", "read");
     events.wait_for_field("device", "disk", "Failed");
     events.wait_for_field("device", "disk", "Diskless");
+    let shown = alice.wait_for("shown", 10, |volume| volume.disk.state == "Diskless");
+    let why = "a read failed: sectors 8 to 15: Input/output error (os error 5)";
+    assert_eq!(shown.disk.reason, why);
+    assert_eq!(shown.why[0].text, why, "{shown:#?}");
     wait_for(node, "mendblock_detaches_total", &["cause=\"read_error\""], 1.0);
     wait_for(node, "mendblock_disk_errors_total", &["kind=\"read\""], 1.0);
     wait_for(node, "mendblock_disk_state", &["state=\"Diskless\""], 1.0);
