@@ -20,4 +20,5 @@ mod nbd_server;
 mod observability;
 mod operations;
 mod split_brain;
+mod stopping;
 mod trouble;

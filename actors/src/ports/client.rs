@@ -3,6 +3,7 @@
 
 use crate::counters::Counters;
 use crate::handle::Handle;
+use crate::service::{Service, Serving};
 use crate::shell::Port;
 use mendblock_core::client::{ClientEffect, ClientIn, ClientPart};
 use mendblock_core::engine::{ClientAnswer, ClientRequest, ClientRequestKind};
@@ -88,6 +89,7 @@ pub struct ClientPort {
     pool: BufferPool,
     arrivals: Rc<Cell<u64>>,
     room: Rc<Notify>,
+    serving: Serving,
 }
 
 impl ClientPort {
@@ -99,6 +101,7 @@ impl ClientPort {
         arrivals: Rc<Cell<u64>>,
         actor: Handle<ClientPart>,
         counters: Arc<Counters>,
+        serving: Serving,
     ) -> Self {
         Self {
             inner: Rc::new(RefCell::new(Inner {
@@ -119,22 +122,27 @@ impl ClientPort {
             pool,
             arrivals,
             room: Rc::new(Notify::new()),
+            serving,
         }
     }
 
-    /// Reads requests until the client goes. `unparsed`: what came behind the negotiation.
+    /// Reads requests until the client goes, or is no longer served. `unparsed`: what came behind the negotiation.
     pub async fn serve(self, unparsed: Vec<u8>) {
         let reader = Incoming {
             port: self.clone(),
             input: unparsed,
         };
-        let cause = match reader.run().await {
+        let read = tokio::select! {
+            read = reader.run() => read,
+            () = self.serving.reached(Service::Ended) => Err(no_longer_served()),
+        };
+        let cause = match read {
             Ok(()) => "disconnected".to_owned(),
             Err(error) => error.to_string(),
         };
         tracing::debug!(cause, "client gone");
-        // A client that said goodbye gets the answers that are still open.
-        while self.owes_answers() {
+        // A client that said goodbye, or is let go, gets the answers that are still open.
+        while self.owes_answers() && self.serving.now() != Service::Ended {
             if tokio::time::timeout(Duration::from_millis(100), self.room.notified())
                 .await
                 .is_err()
@@ -176,12 +184,13 @@ impl ClientPort {
         self.inner.borrow().gone
     }
 
-    /// The export is no longer served: the client is cut off.
-    pub fn cut(&self) {
+    /// Waits for bytes of the client. An error once it is no longer served.
+    async fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let socket = Rc::clone(&self.inner.borrow().socket);
-        self.inner.borrow_mut().gone = true;
-        shut_down(&socket);
-        self.room.notify_waiters();
+        tokio::select! {
+            read = socket.receive(bytes) => read,
+            () = self.serving.reached(Service::Ending) => Err(no_longer_served()),
+        }
     }
 
     fn replay(&self, generation: mendblock_core::identity::PartGeneration) {
@@ -336,6 +345,10 @@ fn shut_down(socket: &ClientSocket) {
     }
 }
 
+fn no_longer_served() -> io::Error {
+    io::Error::other("the node is stopping: the volume is no longer served")
+}
+
 fn operation_of(command: Command) -> Operation {
     match command {
         Command::Write { .. } => Operation::Write,
@@ -364,32 +377,39 @@ struct Incoming {
 impl Incoming {
     async fn run(mut self) -> io::Result<()> {
         let mut batch = Vec::new();
+        let end = self.read(&mut batch).await;
+        // What was taken is answered, however the reading ended.
+        self.hand_over(&mut batch);
+        end
+    }
+
+    async fn read(&mut self, batch: &mut Vec<ClientRequest>) -> io::Result<()> {
         loop {
             if self.port.is_gone() {
                 return Ok(());
+            }
+            if self.port.serving.now() != Service::Open {
+                return Err(no_longer_served());
             }
             let rules = self.port.inner.borrow().rules;
             let parsed = rules.first(&self.input).map_err(io::Error::other)?;
             match parsed {
                 None => {
-                    self.hand_over(&mut batch);
+                    self.hand_over(batch);
                     self.fill().await?;
                 }
-                Some(Parsed::Disconnect) => {
-                    self.hand_over(&mut batch);
-                    return Ok(());
-                }
+                Some(Parsed::Disconnect) => return Ok(()),
                 Some(Parsed::Refused(refused)) => {
                     self.input.drain(..REQUEST_HEADER_BYTES);
                     self.refuse(&refused).await?;
                 }
                 Some(Parsed::Request(request)) => {
                     self.input.drain(..REQUEST_HEADER_BYTES);
-                    self.request(&request, &mut batch).await?;
+                    self.request(&request, batch).await?;
                     if batch.len() >= MAX_UNANSWERED / 2 {
-                        self.hand_over(&mut batch);
+                        self.hand_over(batch);
                     }
-                    self.wait_for_room(&mut batch).await;
+                    self.wait_for_room(batch).await;
                 }
             }
         }
@@ -419,10 +439,9 @@ impl Incoming {
     }
 
     async fn fill(&mut self) -> io::Result<()> {
-        let socket = Rc::clone(&self.port.inner.borrow().socket);
         let have = self.input.len();
         self.input.resize(have + INPUT_BYTES, 0);
-        let read = socket.receive(&mut self.input[have..]).await;
+        let read = self.port.receive(&mut self.input[have..]).await;
         self.input
             .truncate(have + read.as_ref().map_or(0, |count| *count));
         read.map(|_| ())
@@ -529,12 +548,11 @@ impl Incoming {
         let have = length.min(self.input.len());
         buffer[..have].copy_from_slice(&self.input[..have]);
         self.input.drain(..have);
-        let socket = Rc::clone(&self.port.inner.borrow().socket);
         let mut filled = have;
         while filled < length {
             // What was parsed so far may be worked on while the rest arrives.
             self.hand_over(batch);
-            filled += socket.receive(&mut buffer[filled..length]).await?;
+            filled += self.port.receive(&mut buffer[filled..length]).await?;
         }
         Ok(buffer.freeze())
     }
