@@ -25,6 +25,8 @@ const NEGOTIATION_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The metadata context that says what is data, what are holes, what reads as zeroes.
+const BASE_ALLOCATION: &str = "base:allocation";
 /// Longest read or write of a client, bytes.
 const MAXIMUM_REQUEST: u32 = 32 << 20;
 
@@ -111,7 +113,7 @@ impl ExportDirectory for Directory {
                 | NBD_FLAG_SEND_CACHE
                 | NBD_FLAG_CAN_MULTI_CONN,
             block_sizes: BlockSizes::new(minimum, 4096.max(minimum), MAXIMUM_REQUEST).unwrap_or_default(),
-            contexts: Vec::new(),
+            contexts: vec![BASE_ALLOCATION.to_owned()],
         })
     }
 }
@@ -158,15 +160,11 @@ async fn serve(
         "NBD client attached"
     );
     let counters = std::sync::Arc::clone(&volume.handle.counters);
-    let (pool, arrivals, rules) = (
-        volume.pool.clone(),
-        Rc::clone(&volume.arrivals),
-        transmission.request_rules(),
-    );
+    let (pool, arrivals) = (volume.pool.clone(), Rc::clone(&volume.arrivals));
     let serving = volume.handle.serving.clone();
     let port = volume
         .wired
-        .session(|actor| ClientPort::new(socket, rules, pool, arrivals, actor, counters, serving));
+        .session(|actor| ClientPort::new(socket, transmission, pool, arrivals, actor, counters, serving));
     volume.handle.sessions.fetch_add(1, Ordering::Relaxed);
     volume.handle.counters.metrics().nbd_sessions_opened.increment(1);
     port.serve(rest).await;

@@ -12,6 +12,7 @@ use mendblock_metrics::Operation;
 use mendblock_net::nbd::constants::REQUEST_HEADER_BYTES;
 use mendblock_net::nbd::{
     ClientSocket, Command, NbdError, Parsed, Refused, ReplyFormat, ReplyHead, Request, RequestRules,
+    SelectedContext, StatusExtent, Transmission, block_status_chunk,
 };
 use mendblock_storage::buffer::{Buffer, BufferMut, BufferPool, Share};
 use mendblock_storage::units::SectorRange;
@@ -53,6 +54,7 @@ struct Parent {
 struct Inner {
     socket: Rc<ClientSocket>,
     rules: RequestRules,
+    contexts: Vec<SelectedContext>,
     actor: Handle<ClientPart>,
     counters: Arc<Counters>,
     parents: BTreeMap<u64, Parent>,
@@ -96,7 +98,7 @@ impl ClientPort {
     /// For a client whose negotiation has ended.
     pub fn new(
         socket: ClientSocket,
-        rules: RequestRules,
+        transmission: &Transmission,
         pool: BufferPool,
         arrivals: Rc<Cell<u64>>,
         actor: Handle<ClientPart>,
@@ -106,7 +108,8 @@ impl ClientPort {
         Self {
             inner: Rc::new(RefCell::new(Inner {
                 socket: Rc::new(socket),
-                rules,
+                rules: transmission.request_rules(),
+                contexts: transmission.contexts.clone(),
                 actor,
                 counters,
                 parents: BTreeMap::new(),
@@ -475,8 +478,11 @@ impl Incoming {
         let read = matches!(request.command, Command::Read { .. });
         let mut inner = self.port.inner.borrow_mut();
         if kinds.is_empty() {
-            let head = inner.rules.replies.done(request.cookie);
-            inner.out.push_back(Chunk::Head(head));
+            let answer = match request.command {
+                Command::BlockStatus { .. } => Chunk::Bytes(block_status(request, &inner.contexts)),
+                _ => Chunk::Head(inner.rules.replies.done(request.cookie)),
+            };
+            inner.out.push_back(answer);
             drop(inner);
             self.port.flush();
             return Ok(());
@@ -537,7 +543,7 @@ impl Incoming {
                 }
                 kinds
             }
-            // A hint: the data is as near as it gets. Block status is not announced, so it is not asked for.
+            // A hint, the data is as near as it gets; and what is answered without the disk.
             Command::Cache | Command::BlockStatus { .. } => Vec::new(),
         })
     }
@@ -579,6 +585,21 @@ fn cut(request: &Request, piece: u64) -> impl Iterator<Item = SectorRange> + use
         offset = next;
         Some(range)
     })
+}
+
+/// The status of a range, as far as it is known: all of it is data. A hole of one lower disk may be data on the other, and what
+/// a trim left behind is nobody's promise.
+fn block_status(request: &Request, contexts: &[SelectedContext]) -> Vec<u8> {
+    let data = StatusExtent {
+        length: request.length,
+        flags: 0,
+    };
+    let mut bytes = Vec::new();
+    for (number, context) in (1..).zip(contexts) {
+        let last = number == contexts.len();
+        block_status_chunk(request.cookie, context.id, &[data], last, &mut bytes);
+    }
+    bytes
 }
 
 fn zeroes(request: &Request, may_unmap: bool, fua: bool) -> Vec<ClientRequestKind> {
