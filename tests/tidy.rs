@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const MOST_LINES: usize = 800;
 /// Files that are longer, with the lines that they may have. The list only ever shrinks: split a file and remove it here.
 const TOO_LONG: [(&str, usize); 2] = [
-    ("actors/core/src/volume/machine/command.rs", 858),
+    ("actors/core/src/volume/machine/command.rs", 818),
     ("actors/core/src/volume/machine/detach.rs", 814),
 ];
 /// Where everything that is not a value comes in as a message.

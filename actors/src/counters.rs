@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Counts since the start of the process.
 pub struct Counters {
-    /// Bytes that clients read.
+    /// Data read from the lower disk, for whomever: clients, the peer, a resync.
     pub read_bytes: AtomicU64,
-    /// Bytes that clients wrote.
+    /// Data written to it, zeroes and trims included, by whomever.
     pub written_bytes: AtomicU64,
     /// Activity-log transactions.
     pub al_writes: AtomicU64,
@@ -223,13 +223,6 @@ impl Counters {
             self.metrics.client_failed(operation, 1);
             return;
         }
-        match operation {
-            Operation::Read => self.read_bytes.fetch_add(bytes, Ordering::Relaxed),
-            Operation::Write | Operation::WriteZeroes | Operation::Trim => {
-                self.written_bytes.fetch_add(bytes, Ordering::Relaxed)
-            }
-            Operation::Flush => 0,
-        };
         self.metrics.client_answered(operation, 1, bytes);
         self.metrics.client_duration(operation, took.as_secs_f64());
     }
@@ -238,6 +231,17 @@ impl Counters {
     pub fn disk_ended(&self, operation: Operation, bytes: u64, took: Duration) {
         self.metrics.disk_ended(operation, 1, bytes);
         self.metrics.disk_duration(operation, took.as_secs_f64());
+    }
+
+    /// It was one on data, not on meta-data.
+    pub fn data_moved(&self, operation: Operation, bytes: u64) {
+        match operation {
+            Operation::Read => self.read_bytes.fetch_add(bytes, Ordering::Relaxed),
+            Operation::Write | Operation::WriteZeroes | Operation::Trim => {
+                self.written_bytes.fetch_add(bytes, Ordering::Relaxed)
+            }
+            Operation::Flush => 0,
+        };
     }
 
     /// A fact of one of the volume's parts.

@@ -11,6 +11,7 @@ pub mod handle;
 pub mod nbd;
 pub mod peers;
 pub mod ports;
+pub mod service;
 pub mod shell;
 pub mod supervision;
 pub mod volume;

@@ -2,7 +2,8 @@
 //! serve.
 
 use crate::ports::client::ClientPort;
-use crate::volume::{Volume, Volumes};
+use crate::service::Service;
+use crate::volume::{Volume, VolumeHandle, Volumes};
 use mendblock_core::snapshot::Snapshot;
 use mendblock_core::volume::state::Role;
 use mendblock_net::nbd::constants::{
@@ -24,6 +25,8 @@ const NEGOTIATION_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The metadata context that says what is data, what are holes, what reads as zeroes.
+const BASE_ALLOCATION: &str = "base:allocation";
 /// Longest read or write of a client, bytes.
 const MAXIMUM_REQUEST: u32 = 32 << 20;
 
@@ -41,8 +44,18 @@ impl Directory {
     }
 }
 
-/// Whether a volume may be served, or why not.
-fn may_serve(name: &str, snapshot: Option<&Snapshot>) -> Result<(u64, u32), ExportRefusal> {
+/// Bytes and minimum block size of a volume that may be served, or why it may not.
+fn may_serve(volume: &VolumeHandle) -> Result<(u64, u32), ExportRefusal> {
+    if volume.serving.now() != Service::Open {
+        return Err(ExportRefusal {
+            kind: RefusalKind::ShuttingDown,
+            message: "the node is stopping: connect to the Primary".to_owned(),
+        });
+    }
+    may_be_served(volume.name(), volume.last().as_deref())
+}
+
+fn may_be_served(name: &str, snapshot: Option<&Snapshot>) -> Result<(u64, u32), ExportRefusal> {
     let refusal = |message: String| ExportRefusal {
         kind: RefusalKind::NotServing,
         message,
@@ -71,7 +84,7 @@ impl ExportDirectory for Directory {
             .0
             .list()
             .iter()
-            .filter(|volume| may_serve(volume.handle.name(), volume.handle.last().as_deref()).is_ok())
+            .filter(|volume| may_serve(&volume.handle).is_ok())
             .map(|volume| ListedExport {
                 name: volume.handle.name().to_owned(),
                 description: format!("replicated with {}", volume.handle.setup.configuration.peer_name),
@@ -85,7 +98,7 @@ impl ExportDirectory for Directory {
             message: format!("no volume {name:?} here; list the exports"),
         })?;
         let name = volume.handle.name();
-        let (bytes, minimum) = may_serve(name, volume.handle.last().as_deref())?;
+        let (bytes, minimum) = may_serve(&volume.handle)?;
         // A volume may end in half a block of the disk: what cannot be addressed whole is not offered.
         let size = bytes / u64::from(minimum) * u64::from(minimum);
         Ok(ExportInfo {
@@ -100,7 +113,7 @@ impl ExportDirectory for Directory {
                 | NBD_FLAG_SEND_CACHE
                 | NBD_FLAG_CAN_MULTI_CONN,
             block_sizes: BlockSizes::new(minimum, 4096.max(minimum), MAXIMUM_REQUEST).unwrap_or_default(),
-            contexts: Vec::new(),
+            contexts: vec![BASE_ALLOCATION.to_owned()],
         })
     }
 }
@@ -147,14 +160,11 @@ async fn serve(
         "NBD client attached"
     );
     let counters = std::sync::Arc::clone(&volume.handle.counters);
-    let (pool, arrivals, rules) = (
-        volume.pool.clone(),
-        Rc::clone(&volume.arrivals),
-        transmission.request_rules(),
-    );
+    let (pool, arrivals) = (volume.pool.clone(), Rc::clone(&volume.arrivals));
+    let serving = volume.handle.serving.clone();
     let port = volume
         .wired
-        .session(|actor| ClientPort::new(socket, rules, pool, arrivals, actor, counters));
+        .session(|actor| ClientPort::new(socket, transmission, pool, arrivals, actor, counters, serving));
     volume.handle.sessions.fetch_add(1, Ordering::Relaxed);
     volume.handle.counters.metrics().nbd_sessions_opened.increment(1);
     port.serve(rest).await;

@@ -7,6 +7,7 @@ use crate::ports::disk::{DiskConfiguration, DiskPort};
 use crate::ports::health::HealthFiles;
 use crate::ports::helper::{HandlerConfiguration, HelperPort};
 use crate::ports::peer::PeerPort;
+use crate::service::Serving;
 use crate::shell::Death;
 use crate::supervision::End;
 use crate::wiring::{self, Ports, Wired};
@@ -142,6 +143,8 @@ pub struct VolumeHandle {
     pub progress: watch::Receiver<Option<Progress>>,
     /// Actors.
     pub actors: Actors,
+    /// Whether clients are served.
+    pub serving: Serving,
     /// Client sessions that exist.
     pub sessions: Arc<std::sync::atomic::AtomicU64>,
     /// Counts.
@@ -312,6 +315,7 @@ fn start(
         bad_blocks,
         progress,
         actors,
+        serving: Serving::default(),
         sessions: Arc::default(),
         counters,
         clock,

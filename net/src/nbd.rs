@@ -19,7 +19,7 @@ pub use export::{BlockSizes, ExportDirectory, ExportInfo, ExportRefusal, ListedE
 #[cfg(feature = "transport")]
 pub use listener::{BindError, ClientSocket, ListenAddress, NbdListener};
 pub use negotiation::{Advance, CloseReason, Negotiation, SelectedContext, ServerPolicy, Step, Transmission};
-pub use reply::{NbdError, ReplyFormat, ReplyHead, StatusExtent};
+pub use reply::{NbdError, ReplyFormat, ReplyHead, StatusExtent, block_status_chunk};
 pub use request::{
     Command, Parsed, ProtocolViolation, Refused, Request, RequestHeader, RequestRefusal, RequestRules,
 };

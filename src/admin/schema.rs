@@ -221,9 +221,9 @@ pub struct Explanation {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IoCounters {
-    /// Bytes read from the own disk.
+    /// Bytes of data read from the own disk: for clients, for the peer, by a resync. Meta-data are not counted.
     pub read_bytes: u64,
-    /// Bytes written to it.
+    /// Bytes of data written to it, zeroes and trims included: by clients, by the peer, by a resync. Meta-data are not counted.
     pub written_bytes: u64,
     /// Activity-log transactions.
     pub al_writes: u64,

@@ -12,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use mendblock_actors::service::Service;
 use mendblock_actors::shell::Death;
 use mendblock_actors::volume::VolumeHandle;
 use mendblock_core::part::PartName;
@@ -140,6 +141,14 @@ async fn command(
         Ok(None) => return unknown().await,
         Err(response) => return *response,
     };
+    if volume.serving.now() != Service::Open {
+        return refused(
+            StatusCode::CONFLICT,
+            0,
+            "the node is stopping",
+            "start it again, then repeat the command",
+        );
+    }
     answer(&volume.command(order).await)
 }
 

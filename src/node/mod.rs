@@ -11,6 +11,7 @@ mod metrics;
 mod serve;
 mod setup;
 mod status;
+mod stop;
 mod why;
 
 use crate::admin::exit;
@@ -26,8 +27,6 @@ use tokio::sync::{broadcast, oneshot};
 
 /// Events that a slow reader may lag behind before it misses some.
 const EVENTS_KEPT: usize = 4096;
-/// How long an orderly stop may take for each volume.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Everything that the API and the metrics look at.
 pub struct Node {
@@ -185,20 +184,5 @@ async fn when_not_busy(volume: &VolumeHandle, command: Command) -> CommandAnswer
             return answer;
         }
         tokio::time::sleep(BUSY_PAUSE).await;
-    }
-}
-
-/// Retires what is in flight and writes what the next start would otherwise have to find out.
-async fn stop_volumes(volumes: &[VolumeHandle]) {
-    for volume in volumes {
-        let stopped = tokio::time::timeout(STOP_LIMIT, volume.command(Command::Shutdown)).await;
-        match stopped {
-            Ok(answer) if answer.code >= 1 => tracing::info!(volume = volume.name(), "stopped"),
-            Ok(answer) => tracing::warn!(volume = volume.name(), "stopped as by a crash: {}", answer.text),
-            Err(_) => tracing::warn!(
-                volume = volume.name(),
-                "did not come to rest in time: as by a crash"
-            ),
-        }
     }
 }

@@ -1,8 +1,6 @@
 //! The running node: listeners, upkeep, signals, orderly end.
 
-use super::{
-    EVENTS_KEPT, Node, NodeError, api, bring_up, metrics, setup, start_volumes, status, stop_volumes,
-};
+use super::{EVENTS_KEPT, Node, NodeError, api, bring_up, metrics, setup, start_volumes, status, stop};
 use crate::configuration::Configuration;
 use mendblock_actors::clock::Clock;
 use mendblock_actors::volume::Volumes;
@@ -14,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast;
 
 /// A data Arbiter that does not run for so long is dead: the process ends, as by a crash.
@@ -82,6 +79,7 @@ pub async fn node(configuration: Configuration, file: &Path, allow_kill: bool) -
         .collect();
     let volumes = start_volumes(&arbiter, setups, listeners, clock, &events).await?;
     watchdog(beats);
+    let mut signals = stop::Signals::new()?;
     let connects: Vec<bool> = configuration
         .volumes
         .iter()
@@ -100,19 +98,32 @@ pub async fn node(configuration: Configuration, file: &Path, allow_kill: bool) -
         serve_metrics(address, Arc::clone(&node)).await?;
     }
     actix::spawn(upkeep(Arc::clone(&node)));
-    for (volume, connect) in volumes.iter().cloned().zip(connects) {
-        actix::spawn(bring_up(volume, connect));
-    }
+    let starts: Vec<_> = volumes
+        .iter()
+        .cloned()
+        .zip(connects)
+        .map(|(volume, connect)| actix::spawn(bring_up(volume, connect)))
+        .collect();
     tracing::info!(
         node = node.configuration.node.name,
         volumes = volumes.len(),
         "running"
     );
-    wait_for_end().await?;
-    tracing::info!("stopping");
-    stop_volumes(&volumes).await;
+    signals.next().await;
+    tracing::info!("stopping; a second signal ends the node at once");
+    // A volume that is still on its way up must not connect after it was taken down.
+    starts.iter().for_each(tokio::task::JoinHandle::abort);
+    let second = tokio::select! {
+        () = stop::take_down(&volumes) => None,
+        second = signals.next() => Some(second),
+    };
     // A socket file that stays would look like a node that does not answer.
     let _ = std::fs::remove_file(&socket);
+    if let Some(second) = second {
+        tracing::warn!("a second signal: the node ends at once, as by a crash");
+        // As shells have it. Nothing is waited for any more, not even what a runtime would wait for at its end.
+        std::process::exit(128 + second.as_raw_value());
+    }
     arbiter.stop();
     Ok(())
 }
@@ -203,19 +214,4 @@ fn watchdog(beats: Arc<AtomicU64>) {
             }
         }
     });
-}
-
-async fn wait_for_end() -> Result<(), NodeError> {
-    let failed = |source| NodeError::Io {
-        action: "wait for",
-        what: "signals".to_owned(),
-        source,
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

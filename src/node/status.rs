@@ -10,7 +10,7 @@ use mendblock_actors::volume::VolumeHandle;
 use mendblock_core::part::Instant;
 use mendblock_core::resync::Progress;
 use mendblock_core::snapshot::Snapshot;
-use mendblock_core::volume::state::{DiskState, PauseFlags, SuspendReasons};
+use mendblock_core::volume::state::{PauseFlags, SuspendReasons};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -122,16 +122,9 @@ fn disk(
     snapshot: &Snapshot,
     now: f64,
 ) -> DiskStatus {
-    let reasons = &snapshot.reasons;
-    let reason = match snapshot.vector.disk {
-        DiskState::Diskless => reasons.diskless.map(|reason| reason.to_string()),
-        DiskState::Failed => reasons.detaching.map(|detaching| detaching.to_string()),
-        DiskState::Inconsistent => reasons.inconsistent.map(|reason| reason.to_string()),
-        _ => None,
-    };
     DiskStatus {
         state: snapshot.vector.disk.to_string(),
-        reason: reason.unwrap_or_default(),
+        reason: super::why::disk_reason(snapshot).unwrap_or_default(),
         since: handle.counters.disk_since(),
         path: configuration.disk.display().to_string(),
         meta_path: handle
@@ -141,9 +134,9 @@ fn disk(
             .as_ref()
             .map_or_else(|| "internal".to_owned(), |path| path.display().to_string()),
         backend: snapshot.disk.as_ref().map_or("", |disk| disk.backend).to_owned(),
-        detach: reasons.detaching.map(|detaching| DetachProgress {
+        detach: snapshot.reasons.detaching.map(|detaching| DetachProgress {
             step: detaching.step.label().to_owned(),
-            text: detaching.step.to_string(),
+            text: detaching.step.text().to_owned(),
             until: snapshot
                 .waits
                 .iter()

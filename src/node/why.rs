@@ -1,8 +1,10 @@
 //! Why a state is not the best one: cause, what follows, what to do; each with a stable code.
 
 use crate::admin::schema::Explanation;
-use mendblock_core::snapshot::Snapshot;
-use mendblock_core::volume::state::{ConnectionState, DisconnectReason, DiskState, Role};
+use mendblock_core::snapshot::{FailedRequest, Snapshot};
+use mendblock_core::volume::state::{
+    ConnectionState, DetachCause, DisconnectReason, DiskState, DisklessReason, Role,
+};
 
 fn explain(code: &str, text: impl Into<String>, remedy: impl Into<String>) -> Explanation {
     Explanation {
@@ -46,23 +48,57 @@ pub fn why(name: &str, snapshot: &Snapshot, bad_blocks: u64) -> Vec<Explanation>
     reasons
 }
 
+/// Why the disk is in its state: the cause, and the request whose failure was the cause.
+pub fn disk_reason(snapshot: &Snapshot) -> Option<String> {
+    let reasons = &snapshot.reasons;
+    let request = reasons.failed_request;
+    // A request that failed earlier explains nothing of a disk that went for another reason.
+    let that = |cause: DetachCause| request.filter(|request| request.cause == cause);
+    let (reason, request) = match snapshot.vector.disk {
+        DiskState::Diskless => {
+            let reason = reasons.diskless?;
+            let request = match reason {
+                DisklessReason::Detached { cause, .. } => that(cause),
+                _ => None,
+            };
+            (reason.to_string(), request)
+        }
+        DiskState::Failed => {
+            let detaching = reasons.detaching?;
+            (detaching.to_string(), that(detaching.cause))
+        }
+        DiskState::Inconsistent => {
+            let reason = reasons.inconsistent?;
+            (reason.to_string(), request.filter(|_| reason.is_io_error()))
+        }
+        _ => return None,
+    };
+    Some(request.map_or_else(
+        || reason.clone(),
+        |request| format!("{reason}: {}", failed(request)),
+    ))
+}
+
+fn failed(FailedRequest { range, errno, .. }: FailedRequest) -> String {
+    let error = std::io::Error::from_raw_os_error(errno);
+    match range {
+        Some(range) if range.count() == 1 => format!("sector {}: {error}", range.first()),
+        Some(range) => format!("sectors {} to {}: {error}", range.first(), range.end() - 1),
+        None => error.to_string(),
+    }
+}
+
 fn disk(name: &str, snapshot: &Snapshot, reasons: &mut Vec<Explanation>) {
     match snapshot.vector.disk {
         DiskState::Diskless => {
-            let text = snapshot
-                .reasons
-                .diskless
-                .map_or_else(|| "there is no disk".to_owned(), |reason| reason.to_string());
+            let text = disk_reason(snapshot).unwrap_or_else(|| "there is no disk".to_owned());
             let remedy = format!(
                 "check the disk, then `mendblock attach {name}`: what differs is resynced from the peer"
             );
             reasons.push(explain("diskless", text, remedy));
         }
         DiskState::Failed => {
-            let text = snapshot.reasons.detaching.map_or_else(
-                || "the disk is being given up".to_owned(),
-                |detaching| detaching.to_string(),
-            );
+            let text = disk_reason(snapshot).unwrap_or_else(|| "the disk is being given up".to_owned());
             reasons.push(explain(
                 "detaching",
                 text,
@@ -70,10 +106,7 @@ fn disk(name: &str, snapshot: &Snapshot, reasons: &mut Vec<Explanation>) {
             ));
         }
         DiskState::Inconsistent => {
-            let text = snapshot.reasons.inconsistent.map_or_else(
-                || "some blocks are not current".to_owned(),
-                |reason| reason.to_string(),
-            );
+            let text = disk_reason(snapshot).unwrap_or_else(|| "some blocks are not current".to_owned());
             let remedy = if snapshot.vector.connection.is_resync() {
                 "wait for the resync".to_owned()
             } else {

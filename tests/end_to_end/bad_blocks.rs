@@ -267,6 +267,13 @@ fn call_local_io_error_runs_the_handler_before_anything_is_told() {
     let seen = story.pair.alice.file("environment");
     events.wait_for_field("device", "disk", "Failed");
     alice.wait_for("the handler runs", 10, |_| seen.exists());
+    let step = alice.command(&["status"]).expect_code(0);
+    for line in [
+        "detaching: D4 handler local-io-error, at most",
+        "waiting: D4 for handler local-io-error,",
+    ] {
+        assert!(step.out.contains(line), "{line:?} is missing in {}", step.out);
+    }
     let environment = fs::read_to_string(&seen).unwrap();
     for wanted in [
         "DRBD_RESOURCE=r0",

@@ -5,6 +5,7 @@ use mendblock_harness::disks;
 use mendblock_harness::node::Node;
 use mendblock_harness::pair::{Options, Pair};
 use mendblock_harness::tool::{is_installed, succeeds};
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -115,6 +116,46 @@ fn nbdinfo_and_nbdcopy() {
     );
     pair.stop_and_compare();
     assert_holds(&pair.bob, &there);
+}
+
+/// `base:allocation` says what is known: everything is data, whatever holes the lower disks have.
+#[test]
+fn maps_by_nbdinfo_and_qemu_img_show_data() {
+    if !is_installed("nbdinfo") || !is_installed("qemu-img") {
+        return;
+    }
+    let pair = Pair::running(&Options::default());
+    let uri = pair.alice.uri();
+    let mut session = pair.alice.session();
+    let size = session.size;
+    session.write(1 << 20, &pattern(1 << 20)).unwrap();
+    session.trim(4 << 20, 4 << 20).unwrap();
+    drop(session);
+    let json = |program, arguments: &[&str]| -> Value {
+        let said = succeeds(program, &[arguments, &[uri.as_str()]].concat()).unwrap();
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+    };
+    let info = json("nbdinfo", &["--json"]);
+    assert_eq!(info["exports"][0]["contexts"][0], "base:allocation", "{info:#}");
+    let map = json("nbdinfo", &["--map", "--json"]);
+    assert_eq!(
+        map,
+        json!([{ "offset": 0, "length": size, "type": 0, "description": "data" }])
+    );
+    let totals = json("nbdinfo", &["--map", "--totals", "--json"]);
+    assert_eq!(totals[0]["size"], size, "{totals:#}");
+    let map = json("qemu-img", &["map", "-f", "raw", "--output=json"]);
+    let extents = map.as_array().unwrap();
+    let mut end = 0;
+    for extent in extents {
+        assert_eq!(
+            (extent["start"].as_u64(), &extent["data"], &extent["zero"]),
+            (Some(end), &json!(true), &json!(false)),
+            "{map:#}"
+        );
+        end += extent["length"].as_u64().unwrap();
+    }
+    assert_eq!(end, size);
 }
 
 /// A Secondary serves no client, and says why.

@@ -119,15 +119,6 @@ fn expect_the_log_to_name(pair: &Pair, hot: u64) {
     }
 }
 
-/// Sizes of the resyncs that a node saw, KiB.
-fn resyncs(events: &Events) -> Vec<String> {
-    let fields = events.seen().into_iter().flat_map(|event| event.fields);
-    fields
-        .filter(|(key, _)| key == "out-of-sync-kib")
-        .map(|(_, size)| size)
-        .collect()
-}
-
 /// The Primary dies under load and comes back: its activity log says what may differ, and only that is copied.
 #[test]
 fn the_primary_is_killed_and_comes_back() {
@@ -150,7 +141,7 @@ fn the_primary_is_killed_and_comes_back() {
     disks::poke(&pair.bob, &[0xCC; BLOCK as usize], cold * BLOCK);
     pair.alice.start();
     pair.wait_in_sync(60);
-    let sizes = resyncs(&events);
+    let sizes = events.resyncs();
     assert_eq!(sizes, [(hot * 4).to_string()], "one resync, of the hot extents");
     assert_eq!(
         disks::block(&pair.bob, cold),

@@ -20,3 +20,4 @@ mod nbd_server;
 mod observability;
 mod operations;
 mod split_brain;
+mod stopping;

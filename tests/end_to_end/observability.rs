@@ -7,6 +7,7 @@ use mendblock_harness::disks::BLOCK;
 use mendblock_harness::events::Events;
 use mendblock_harness::node::Node;
 use mendblock_harness::pair::{Options, Pair, connection};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,10 @@ fn metrics_and_events_tell_the_story() {
     events.wait_for_field("device", "io-error", "read");
     events.wait_for_field("device", "disk", "Failed");
     events.wait_for_field("device", "disk", "Diskless");
+    let shown = alice.wait_for("shown", 10, |volume| volume.disk.state == "Diskless");
+    let why = "a read failed: sectors 8 to 15: Input/output error (os error 5)";
+    assert_eq!(shown.disk.reason, why);
+    assert_eq!(shown.why[0].text, why, "{shown:#?}");
     wait_for(node, "mendblock_detaches_total", &["cause=\"read_error\""], 1.0);
     wait_for(node, "mendblock_disk_errors_total", &["kind=\"read\""], 1.0);
     wait_for(node, "mendblock_disk_state", &["state=\"Diskless\""], 1.0);
@@ -152,6 +157,113 @@ fn metrics_and_events_tell_the_story() {
     drop(session);
 }
 
+const MANUAL: &str = include_str!("../../docs/metrics.md");
+
+/// Rows of the manual's table: name, type, labels, meaning.
+fn rows() -> Vec<[String; 4]> {
+    let rows = MANUAL.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+        let [name, kind, labels, meaning] = cells[..] else {
+            panic!("not four cells: {row}")
+        };
+        let labels = labels.replace(['`', ' '], "");
+        [name.trim_end_matches('`'), kind, &labels, meaning].map(str::to_owned)
+    })
+    .collect()
+}
+
+/// The values that the manual lists behind `head`.
+fn listed(head: &str) -> BTreeSet<String> {
+    let (_, behind) = MANUAL.split_once(head).unwrap_or_else(|| panic!("no {head:?}"));
+    let (values, _) = behind.split_once("\n* ").unwrap();
+    values.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Name and labels, with their values, of a line of the page.
+fn series(line: &str) -> (&str, Vec<(&str, &str)>) {
+    let (series, _) = line.rsplit_once(' ').unwrap();
+    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+    let labels = labels.trim_end_matches('}').split("\",");
+    let labels = labels.filter_map(|label| label.split_once("=\""));
+    (
+        name,
+        labels
+            .map(|(label, value)| (label, value.trim_end_matches('"')))
+            .collect(),
+    )
+}
+
+/// Each row of the manual is on the page of a running node, and each series of the page is in the manual.
+#[test]
+fn the_manual_says_what_the_page_shows() {
+    let pair = Pair::running(&Options::default());
+    // A histogram has no series until its first sample.
+    let mut session = pair.alice.session();
+    session.write(0, &vec![1; BLOCK as usize]).unwrap();
+    session.read(0, 4096).unwrap();
+    session.flush().unwrap();
+    let node = &pair.alice;
+    wait_for(node, "mendblock_peer_write_duration_seconds_count", &[], 1.0);
+    let page = page(node);
+
+    let heads = |word| {
+        let lines = page.lines().filter_map(move |line| line.strip_prefix(word));
+        lines.filter_map(|line| line.split_once(' '))
+    };
+    let types: BTreeMap<&str, &str> = heads("# TYPE ").collect();
+    let helps: BTreeMap<&str, &str> = heads("# HELP ").collect();
+    let rows = rows();
+    assert!(rows.len() > 40, "the table was not found");
+    let mut shown: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut values: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
+    for line in page
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let (name, labels) = series(line);
+        let parts = ["_bucket", "_sum", "_count"].map(|part| name.strip_suffix(part));
+        let histogram = parts
+            .into_iter()
+            .flatten()
+            .find(|name| types.get(name) == Some(&"histogram"));
+        let name = histogram.unwrap_or(name);
+        let names: Vec<&str> = labels
+            .iter()
+            .map(|(label, _)| *label)
+            .filter(|label| *label != "le")
+            .collect();
+        shown.entry(name).or_default().insert(names.join(","));
+        for (label, value) in labels {
+            values.entry((name, label)).or_default().insert(value.to_owned());
+        }
+    }
+    for [name, kind, labels, meaning] in &rows {
+        assert_eq!(types.get(name.as_str()), Some(&kind.as_str()), "{name}");
+        assert_eq!(helps.get(name.as_str()), Some(&meaning.as_str()), "{name}");
+        let shown = shown.remove(name.as_str());
+        assert_eq!(shown, Some([labels.clone()].into()), "labels of {name}");
+    }
+    assert!(shown.is_empty(), "not in the manual: {shown:#?}");
+    assert_eq!(types.len(), rows.len(), "{types:#?}");
+
+    let values = |metric: &'static str, label: &'static str| values[&(metric, label)].clone();
+    let operations = listed("* `operation` is one of");
+    assert_eq!(values("mendblock_client_requests_total", "operation"), operations);
+    assert_eq!(values("mendblock_disk_operations_total", "operation"), operations);
+    for (head, metric, label) in [
+        ("* `kind` of a disk error", "mendblock_disk_errors_total", "kind"),
+        (
+            "* `cause` of an actor's death",
+            "mendblock_actor_deaths_total",
+            "cause",
+        ),
+        ("* `cause` of a detach", "mendblock_detaches_total", "cause"),
+    ] {
+        assert_eq!(values(metric, label), listed(head), "{head}");
+    }
+}
+
 /// A running resync shows how far it is, in status and metrics.
 #[test]
 fn a_resync_shows_its_progress() {
@@ -186,6 +298,13 @@ fn traffic_with_the_peer_is_counted() {
     // The first resync copied every block.
     let copied = sent(&pair.alice);
     assert!(copied > 0, "the first resync is not counted");
+    let written = |node: &Node| node.admin.volume().io.written_bytes;
+    let size = pair.alice.admin.volume().size_bytes;
+    assert_eq!(
+        (written(&pair.alice), written(&pair.bob)),
+        (0, size),
+        "a resync's writes are writes of its target"
+    );
     assert_eq!(received(&pair.bob), copied);
     let mut session = pair.alice.session();
     for block in 0..16 {
@@ -210,6 +329,8 @@ fn traffic_with_the_peer_is_counted() {
     }
     let shown = pair.alice.admin.volume().connections[0].replication.clone();
     assert_eq!(shown.sent_bytes, copied + 16 * BLOCK);
+    assert_eq!(written(&pair.alice), 16 * BLOCK);
+    assert_eq!(written(&pair.bob), size + 16 * BLOCK);
 
     // Reads that the peer serves go the other way.
     pair.alice.admin.order(&["detach"]).expect_code(0);

@@ -5,11 +5,12 @@ use crate::identity::{AttachId, ConnectionNumber, ErrorNumber, SnapshotNumber, T
 use crate::part::Instant;
 use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::{
-    Detaching, DisconnectReason, DisklessReason, DownReason, InconsistentReason, StateVector,
+    DetachCause, Detaching, DisconnectReason, DisklessReason, DownReason, InconsistentReason, StateVector,
 };
 
 use mendblock_storage::format::layout::MetadataLayout;
 use mendblock_storage::format::superblock::Superblock;
+use mendblock_storage::units::SectorRange;
 
 /// Whether new requests of clients may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +79,17 @@ pub struct DiskFacts {
     pub superblock: Superblock,
 }
 
+/// A request that the own disk failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FailedRequest {
+    /// What its failure means.
+    pub cause: DetachCause,
+    /// Where; none for flushes and meta-data.
+    pub range: Option<SectorRange>,
+    /// Linux errno.
+    pub errno: i32,
+}
+
 /// Why things are as they are (V1): beside the vector, alive exactly as long as the state that they explain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reasons {
@@ -87,6 +99,8 @@ pub struct Reasons {
     pub detaching: Option<Detaching>,
     /// Why the disk is Inconsistent.
     pub inconsistent: Option<InconsistentReason>,
+    /// The request whose failure took the disk away, or made it Inconsistent.
+    pub failed_request: Option<FailedRequest>,
     /// Why the last connection went down.
     pub down: Option<DownReason>,
     /// Why the volume is StandAlone.

@@ -3,6 +3,7 @@
 
 use crate::counters::Counters;
 use crate::handle::Handle;
+use crate::service::{Service, Serving};
 use crate::shell::Port;
 use mendblock_core::client::{ClientEffect, ClientIn, ClientPart};
 use mendblock_core::engine::{ClientAnswer, ClientRequest, ClientRequestKind};
@@ -11,6 +12,7 @@ use mendblock_metrics::Operation;
 use mendblock_net::nbd::constants::REQUEST_HEADER_BYTES;
 use mendblock_net::nbd::{
     ClientSocket, Command, NbdError, Parsed, Refused, ReplyFormat, ReplyHead, Request, RequestRules,
+    SelectedContext, StatusExtent, Transmission, block_status_chunk,
 };
 use mendblock_storage::buffer::{Buffer, BufferMut, BufferPool, Share};
 use mendblock_storage::units::SectorRange;
@@ -52,6 +54,7 @@ struct Parent {
 struct Inner {
     socket: Rc<ClientSocket>,
     rules: RequestRules,
+    contexts: Vec<SelectedContext>,
     actor: Handle<ClientPart>,
     counters: Arc<Counters>,
     parents: BTreeMap<u64, Parent>,
@@ -88,22 +91,25 @@ pub struct ClientPort {
     pool: BufferPool,
     arrivals: Rc<Cell<u64>>,
     room: Rc<Notify>,
+    serving: Serving,
 }
 
 impl ClientPort {
     /// For a client whose negotiation has ended.
     pub fn new(
         socket: ClientSocket,
-        rules: RequestRules,
+        transmission: &Transmission,
         pool: BufferPool,
         arrivals: Rc<Cell<u64>>,
         actor: Handle<ClientPart>,
         counters: Arc<Counters>,
+        serving: Serving,
     ) -> Self {
         Self {
             inner: Rc::new(RefCell::new(Inner {
                 socket: Rc::new(socket),
-                rules,
+                rules: transmission.request_rules(),
+                contexts: transmission.contexts.clone(),
                 actor,
                 counters,
                 parents: BTreeMap::new(),
@@ -119,22 +125,27 @@ impl ClientPort {
             pool,
             arrivals,
             room: Rc::new(Notify::new()),
+            serving,
         }
     }
 
-    /// Reads requests until the client goes. `unparsed`: what came behind the negotiation.
+    /// Reads requests until the client goes, or is no longer served. `unparsed`: what came behind the negotiation.
     pub async fn serve(self, unparsed: Vec<u8>) {
         let reader = Incoming {
             port: self.clone(),
             input: unparsed,
         };
-        let cause = match reader.run().await {
+        let read = tokio::select! {
+            read = reader.run() => read,
+            () = self.serving.reached(Service::Ended) => Err(no_longer_served()),
+        };
+        let cause = match read {
             Ok(()) => "disconnected".to_owned(),
             Err(error) => error.to_string(),
         };
         tracing::debug!(cause, "client gone");
-        // A client that said goodbye gets the answers that are still open.
-        while self.owes_answers() {
+        // A client that said goodbye, or is let go, gets the answers that are still open.
+        while self.owes_answers() && self.serving.now() != Service::Ended {
             if tokio::time::timeout(Duration::from_millis(100), self.room.notified())
                 .await
                 .is_err()
@@ -176,12 +187,13 @@ impl ClientPort {
         self.inner.borrow().gone
     }
 
-    /// The export is no longer served: the client is cut off.
-    pub fn cut(&self) {
+    /// Waits for bytes of the client. An error once it is no longer served.
+    async fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let socket = Rc::clone(&self.inner.borrow().socket);
-        self.inner.borrow_mut().gone = true;
-        shut_down(&socket);
-        self.room.notify_waiters();
+        tokio::select! {
+            read = socket.receive(bytes) => read,
+            () = self.serving.reached(Service::Ending) => Err(no_longer_served()),
+        }
     }
 
     fn replay(&self, generation: mendblock_core::identity::PartGeneration) {
@@ -336,6 +348,10 @@ fn shut_down(socket: &ClientSocket) {
     }
 }
 
+fn no_longer_served() -> io::Error {
+    io::Error::other("the node is stopping: the volume is no longer served")
+}
+
 fn operation_of(command: Command) -> Operation {
     match command {
         Command::Write { .. } => Operation::Write,
@@ -364,32 +380,39 @@ struct Incoming {
 impl Incoming {
     async fn run(mut self) -> io::Result<()> {
         let mut batch = Vec::new();
+        let end = self.read(&mut batch).await;
+        // What was taken is answered, however the reading ended.
+        self.hand_over(&mut batch);
+        end
+    }
+
+    async fn read(&mut self, batch: &mut Vec<ClientRequest>) -> io::Result<()> {
         loop {
             if self.port.is_gone() {
                 return Ok(());
+            }
+            if self.port.serving.now() != Service::Open {
+                return Err(no_longer_served());
             }
             let rules = self.port.inner.borrow().rules;
             let parsed = rules.first(&self.input).map_err(io::Error::other)?;
             match parsed {
                 None => {
-                    self.hand_over(&mut batch);
+                    self.hand_over(batch);
                     self.fill().await?;
                 }
-                Some(Parsed::Disconnect) => {
-                    self.hand_over(&mut batch);
-                    return Ok(());
-                }
+                Some(Parsed::Disconnect) => return Ok(()),
                 Some(Parsed::Refused(refused)) => {
                     self.input.drain(..REQUEST_HEADER_BYTES);
                     self.refuse(&refused).await?;
                 }
                 Some(Parsed::Request(request)) => {
                     self.input.drain(..REQUEST_HEADER_BYTES);
-                    self.request(&request, &mut batch).await?;
+                    self.request(&request, batch).await?;
                     if batch.len() >= MAX_UNANSWERED / 2 {
-                        self.hand_over(&mut batch);
+                        self.hand_over(batch);
                     }
-                    self.wait_for_room(&mut batch).await;
+                    self.wait_for_room(batch).await;
                 }
             }
         }
@@ -419,10 +442,9 @@ impl Incoming {
     }
 
     async fn fill(&mut self) -> io::Result<()> {
-        let socket = Rc::clone(&self.port.inner.borrow().socket);
         let have = self.input.len();
         self.input.resize(have + INPUT_BYTES, 0);
-        let read = socket.receive(&mut self.input[have..]).await;
+        let read = self.port.receive(&mut self.input[have..]).await;
         self.input
             .truncate(have + read.as_ref().map_or(0, |count| *count));
         read.map(|_| ())
@@ -456,8 +478,11 @@ impl Incoming {
         let read = matches!(request.command, Command::Read { .. });
         let mut inner = self.port.inner.borrow_mut();
         if kinds.is_empty() {
-            let head = inner.rules.replies.done(request.cookie);
-            inner.out.push_back(Chunk::Head(head));
+            let answer = match request.command {
+                Command::BlockStatus { .. } => Chunk::Bytes(block_status(request, &inner.contexts)),
+                _ => Chunk::Head(inner.rules.replies.done(request.cookie)),
+            };
+            inner.out.push_back(answer);
             drop(inner);
             self.port.flush();
             return Ok(());
@@ -518,7 +543,7 @@ impl Incoming {
                 }
                 kinds
             }
-            // A hint: the data is as near as it gets. Block status is not announced, so it is not asked for.
+            // A hint, the data is as near as it gets; and what is answered without the disk.
             Command::Cache | Command::BlockStatus { .. } => Vec::new(),
         })
     }
@@ -529,12 +554,11 @@ impl Incoming {
         let have = length.min(self.input.len());
         buffer[..have].copy_from_slice(&self.input[..have]);
         self.input.drain(..have);
-        let socket = Rc::clone(&self.port.inner.borrow().socket);
         let mut filled = have;
         while filled < length {
             // What was parsed so far may be worked on while the rest arrives.
             self.hand_over(batch);
-            filled += socket.receive(&mut buffer[filled..length]).await?;
+            filled += self.port.receive(&mut buffer[filled..length]).await?;
         }
         Ok(buffer.freeze())
     }
@@ -561,6 +585,21 @@ fn cut(request: &Request, piece: u64) -> impl Iterator<Item = SectorRange> + use
         offset = next;
         Some(range)
     })
+}
+
+/// The status of a range, as far as it is known: all of it is data. A hole of one lower disk may be data on the other, and what
+/// a trim left behind is nobody's promise.
+fn block_status(request: &Request, contexts: &[SelectedContext]) -> Vec<u8> {
+    let data = StatusExtent {
+        length: request.length,
+        flags: 0,
+    };
+    let mut bytes = Vec::new();
+    for (number, context) in (1..).zip(contexts) {
+        let last = number == contexts.len();
+        block_status_chunk(request.cookie, context.id, &[data], last, &mut bytes);
+    }
+    bytes
 }
 
 fn zeroes(request: &Request, may_unmap: bool, fua: bool) -> Vec<ClientRequestKind> {

@@ -315,11 +315,12 @@ impl Inner {
             .store(pending, std::sync::atomic::Ordering::Relaxed);
         if entry.completion.result.is_ok() {
             let summary = &entry.completion.summary;
-            self.counters.disk_ended(
-                operation_of(summary.action),
-                summary.length,
-                entry.completion.latency,
-            );
+            let operation = operation_of(summary.action);
+            self.counters
+                .disk_ended(operation, summary.length, entry.completion.latency);
+            if !matches!(token, Token::Meta { .. }) {
+                self.counters.data_moved(operation, summary.length);
+            }
         }
         let error = entry.completion.result.err().map(|error| {
             self.errors += 1;

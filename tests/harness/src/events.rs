@@ -51,6 +51,15 @@ impl Events {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Sizes of the resyncs until now, KiB.
+    pub fn resyncs(&self) -> Vec<String> {
+        let fields = self.seen().into_iter().flat_map(|event| event.fields);
+        fields
+            .filter(|(key, _)| key == "out-of-sync-kib")
+            .map(|(_, size)| size)
+            .collect()
+    }
+
     /// Waits for an event.
     #[track_caller]
     pub fn wait_for(&self, what: &str, is_it: impl Fn(&Event) -> bool) {

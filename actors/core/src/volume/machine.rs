@@ -76,8 +76,6 @@ pub enum Command {
     },
     /// The own disk's content is void: full resync from the peer.
     Invalidate,
-    /// Stop serving: demote is refused if clients are there; used at the end of the process.
-    Shutdown,
 }
 
 /// Answer to a command.

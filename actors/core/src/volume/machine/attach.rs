@@ -314,6 +314,7 @@ impl StatePart {
         })
         .map_err(|refusal| (AttachFailure::StateRefused, refusal.to_string()))?;
         self.current.reasons.diskless = None;
+        self.current.reasons.failed_request = None;
         self.current.identifiers = identifiers;
         let flags = superblock.flags;
         if let Some(attach) = self.attach.as_mut() {

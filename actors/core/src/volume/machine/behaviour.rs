@@ -94,6 +94,7 @@ fn snapshot<H: Hasher>(snapshot: &Snapshot, state: &mut H) {
         diskless,
         detaching,
         inconsistent,
+        failed_request: _,
         down,
         disconnected,
         handshake: _,

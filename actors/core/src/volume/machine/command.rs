@@ -63,7 +63,6 @@ impl Running {
             Command::Connect { .. } => "connect",
             Command::Disconnect { .. } => "disconnect",
             Command::Invalidate => "invalidate",
-            Command::Shutdown => "shutdown",
         }
     }
 
@@ -215,7 +214,6 @@ impl StatePart {
             Command::Connect { discard_my_data } => self.connect_command(discard_my_data, cx, out),
             Command::Disconnect { .. } => self.disconnect_command(cx, out),
             Command::Invalidate => self.invalidate_command(cx, out),
-            Command::Shutdown => self.shutdown_command(cx, out),
         }
     }
 
@@ -454,7 +452,6 @@ impl StatePart {
             Some(Command::Secondary) => self.demotion_pages(mark, cx, out),
             Some(Command::Detach { .. }) => self.detach_agreed(cx, out),
             Some(Command::Disconnect { .. }) => self.disconnect_agreed(cx, out),
-            Some(Command::Shutdown) => self.shutdown_quiesced(mark, out),
             _ => {}
         }
     }
@@ -484,14 +481,7 @@ impl StatePart {
             return false;
         }
         // A failed write is a meta-data error: the disk is given up; the demotion itself succeeds.
-        if matches!(
-            self.running.as_ref().map(|running| &running.command),
-            Some(Command::Shutdown)
-        ) {
-            self.shutdown_pages_written(out);
-        } else {
-            self.demote(cx, out);
-        }
+        self.demote(cx, out);
         true
     }
 
@@ -784,33 +774,6 @@ impl StatePart {
         if let Some(Stage::Quiescing(query)) = self.running.as_ref().map(|running| running.stage) {
             out.send(To::Volume(VolumeIn::Quiesce { query }));
         }
-    }
-
-    // Shutdown: bits and flags are on disk, so that the next start needs no log.
-
-    fn shutdown_command(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let query = self.query();
-        self.stage(Stage::Quiescing(query));
-        out.send(To::Volume(VolumeIn::Quiesce { query }));
-    }
-
-    fn shutdown_quiesced(&mut self, mark: MarkNumber, out: &mut Outbox<StateEffect>) {
-        let query = self.query();
-        self.stage(Stage::Pages(query));
-        if self.vector().disk.is_usable() {
-            out.send(To::Bitmap(BitmapIn::WriteOut {
-                requester: PartName::State,
-                query,
-                after: mark,
-                extents: None,
-            }));
-        } else {
-            self.shutdown_pages_written(out);
-        }
-    }
-
-    fn shutdown_pages_written(&mut self, out: &mut Outbox<StateEffect>) {
-        self.answer(done("stopped".to_owned()), out);
     }
 
     // Time and loss.

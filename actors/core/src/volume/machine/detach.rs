@@ -157,7 +157,7 @@ impl DetachRun {
     /// For `status`: the step, what it waits for, until when.
     pub fn wait(&self) -> (&'static str, String, Option<Instant>) {
         let step = self.step();
-        (step.label(), format!("{step}"), self.wake_at())
+        (step.label(), step.text().to_owned(), self.wake_at())
     }
 
     fn shown(&self) -> Detaching {

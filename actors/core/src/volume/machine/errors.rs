@@ -7,6 +7,7 @@ use crate::configuration::OnIoError;
 use crate::fact::Fact;
 use crate::identity::{ErrorNumber, Query};
 use crate::part::{Context, Instant, Outbox, To};
+use crate::snapshot::FailedRequest;
 use crate::volume::state::{DetachCause, DiskState, InconsistentReason, MetaDataKind, Role, TimedOperation};
 use mendblock_net::wire::message::WireRecord;
 use mendblock_storage::units::{BlockRange, SectorRange};
@@ -103,8 +104,14 @@ impl StatePart {
             }
             return;
         }
+        let failed = FailedRequest { cause, range, errno };
         match self.decide(kind, cause, errno, out) {
-            Verdict::Stay => self.stay_attached(number, attach_id.0, records, out),
+            Verdict::Stay => {
+                if self.errors.pending_detach.is_some() {
+                    self.current.reasons.failed_request.get_or_insert(failed);
+                }
+                self.stay_attached(number, attach_id.0, records, out);
+            }
             Verdict::PassOn(reason) => {
                 self.fact(
                     "the lower disk failed a request (on-io-error pass_on)",
@@ -113,12 +120,14 @@ impl StatePart {
                 );
                 if self.vector().disk == DiskState::Inconsistent {
                     self.current.reasons.inconsistent = Some(reason);
+                    self.current.reasons.failed_request = Some(failed);
                     self.sync.spoil(reason);
                 }
                 self.stay_attached(number, attach_id.0, records, out);
             }
             Verdict::GiveUp => {
                 self.tells.remember(records);
+                self.current.reasons.failed_request = Some(failed);
                 self.begin_detach(cause, false, cx, out);
             }
         }

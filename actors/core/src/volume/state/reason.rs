@@ -195,11 +195,10 @@ impl DetachStep {
         ];
         LABELS[self as usize]
     }
-}
 
-impl fmt::Display for DetachStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self {
+    /// What happens in the step, for people.
+    pub fn text(self) -> &'static str {
+        match self {
             Self::Note => "note the failed range",
             Self::Decide => "decide",
             Self::Failed => "disk failed",
@@ -213,8 +212,13 @@ impl fmt::Display for DetachStep {
             Self::Diskless => "diskless",
             Self::Close => "close the devices",
             Self::Report => "report",
-        };
-        write!(f, "{} {text}", self.label())
+        }
+    }
+}
+
+impl fmt::Display for DetachStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.label(), self.text())
     }
 }
 
@@ -394,6 +398,13 @@ pub enum InconsistentReason {
     WriteError,
     /// A flush failed under `on-io-error pass_on`.
     FlushError,
+}
+
+impl InconsistentReason {
+    /// Whether a failed request of the own disk is the reason (`pass_on`).
+    pub fn is_io_error(self) -> bool {
+        matches!(self, Self::ReadError | Self::WriteError | Self::FlushError)
+    }
 }
 
 impl fmt::Display for InconsistentReason {

@@ -9,6 +9,7 @@ use crate::volume::machine::{Command, ErrorKind};
 use crate::volume::state::{ConnectionState, DetachCause, DetachStep, DiskState, DisklessReason, Role};
 use mendblock_net::wire::message::{Message, RequestedChange};
 use mendblock_storage::format::superblock::Flags;
+use mendblock_storage::units::SectorRange;
 
 /// D1 < D3 < D5 < D8 < D9 < D11, all on a disk that is told about; returns where D5 and D11 stand.
 fn assert_order(world: &World, from: usize) -> (usize, usize) {
@@ -180,12 +181,29 @@ fn d4_waits_for_the_early_health_file_or_a_second() {
 }
 
 #[test]
+fn the_request_that_took_the_disk_away_is_named_until_the_next_attach() {
+    let mut world = World::primary_connected(Detach);
+    world.read_error(100);
+    world.read_error(200);
+    world.settle();
+    let request = world.snapshot().reasons.failed_request.unwrap();
+    assert_eq!(request.range, SectorRange::new(800, 8));
+    assert_eq!((request.cause, request.errno), (DetachCause::ReadError, EIO));
+    world.command(Command::Attach { new_disk: false });
+    world.settle();
+    assert_ne!(world.vector().disk, DiskState::Diskless);
+    assert_eq!(world.snapshot().reasons.failed_request, None);
+}
+
+#[test]
 fn e03_read_error_pass_on_connected() {
     let mut world = World::primary_connected(PassOn);
     world.fate(Kind::Told, Fate::Hold);
     let from = world.mark();
     world.read_error(100);
     world.settle();
+    let named = world.snapshot().reasons.failed_request;
+    assert_eq!(named.and_then(|request| request.range), SectorRange::new(800, 8));
     assert_eq!(world.vector().disk, DiskState::Inconsistent);
     assert!(!flags(&world).contains(Flags::CONSISTENT));
     assert!(
