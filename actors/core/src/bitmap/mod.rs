@@ -14,7 +14,7 @@ mod tests;
 pub use part::BitmapPart;
 
 use crate::disk::MetaCompletion;
-use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query};
+use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, SnapshotNumber};
 use crate::part::PartName;
 use crate::peer::PeerFrame;
 use crate::snapshot::Snapshot;
@@ -282,6 +282,13 @@ pub enum BitmapIn {
     SendRecords {
         /// On which connection.
         connection: ConnectionNumber,
+    },
+    /// State: answer the volume part with `VolumeIn::News`, behind the picture of bad blocks under this snapshot.
+    AskNews {
+        /// Named by the volume part.
+        query: Query,
+        /// The last snapshot that was published.
+        snapshot: SnapshotNumber,
     },
     /// State: exchange bitmaps on this connection. The source sends first; the target merges and answers.
     Exchange {

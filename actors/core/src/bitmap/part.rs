@@ -9,7 +9,7 @@ use super::{BadBlocks, BitmapEffect, BitmapIn};
 use crate::configuration::VolumeConfiguration;
 use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
 use crate::engine::VolumeIn;
-use crate::identity::{ConnectionNumber, MarkNumber, PartGeneration, Query};
+use crate::identity::{ConnectionNumber, MarkNumber, PartGeneration, Query, SnapshotNumber};
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::planted::{Fault, is_planted};
 use crate::resync::ResyncIn;
@@ -54,13 +54,13 @@ pub struct BitmapPart {
     /// None: this generation has published nothing yet, its predecessor may have.
     pub(super) published: Option<Arc<BadBlocks>>,
     pub(super) publish: bool,
-    /// Blocks whose bit this disk's lost flushes set, while the snapshot here still has it UpToDate.
-    pub(super) own_behind: Vec<BlockRange>,
     bits: u64,
     /// A new generation reads the bitmap again before it does anything else; messages wait meanwhile.
     recovering: Option<Recovering>,
     deferred: Vec<BitmapIn>,
     questions: Vec<RunQuestion>,
+    /// Questions of the volume part that the state part passed on.
+    news_asked: Vec<(Query, SnapshotNumber)>,
 }
 
 /// A question of the resync part.
@@ -102,11 +102,11 @@ impl BitmapPart {
             next: generation.0 << 32,
             published: None,
             publish: false,
-            own_behind: Vec::new(),
             bits: 0,
             recovering: (generation.0 > 1).then_some(Recovering::Snapshot),
             deferred: Vec::new(),
             questions: Vec::new(),
+            news_asked: Vec::new(),
         }
     }
 
@@ -236,6 +236,7 @@ impl BitmapPart {
                 max_blocks,
                 max_runs,
             }),
+            BitmapIn::AskNews { query, snapshot } => self.news_asked.push((query, snapshot)),
             BitmapIn::Lost { ranges } => self.lost(&ranges, out),
             BitmapIn::Meta(completions) => {
                 for completion in completions {
@@ -266,6 +267,7 @@ impl BitmapPart {
                     | BitmapIn::RecordTell { .. }
                     | BitmapIn::Exchange { .. }
                     | BitmapIn::NextRun { .. }
+                    | BitmapIn::AskNews { .. }
                     | BitmapIn::Lost { .. }
                     | BitmapIn::Peer { .. }
                     | BitmapIn::SendRecords { .. }
@@ -274,9 +276,6 @@ impl BitmapPart {
 
     fn snapshot_arrived(&mut self, snapshot: Arc<Snapshot>, out: &mut Outbox<BitmapEffect>) {
         let gone = snapshot.vector.disk == DiskState::Diskless;
-        if snapshot.vector.disk != DiskState::UpToDate {
-            self.own_behind.clear();
-        }
         self.snapshot = Some(Arc::clone(&snapshot));
         if let Some(Recovering::Snapshot) = self.recovering {
             if gone || snapshot.disk.is_none() {
@@ -426,6 +425,9 @@ impl BitmapPart {
         if self.publish && !self.is_recovering() {
             self.publish = false;
             self.publish_picture(out);
+        }
+        for (query, snapshot) in std::mem::take(&mut self.news_asked) {
+            out.send(To::Volume(VolumeIn::News { query, snapshot }));
         }
         let bits = self
             .loaded

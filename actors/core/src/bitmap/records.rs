@@ -41,7 +41,6 @@ impl BitmapPart {
             if mark.reason == MarkReason::PeerLacks && self.peer_is_behind(range) {
                 recorded = recorded.max(Recorded::Yes);
             }
-            self.note_whose_copy_is_behind(range, mark.reason);
             self.set_bits(range);
         }
         self.pages.uncovered |= is_uncovered(mark.reason);
@@ -52,19 +51,6 @@ impl BitmapPart {
         self.wait(owner, recorded);
         if mark.reason == MarkReason::PeerLacks || recorded != Recorded::Not {
             self.lists_changed();
-        }
-    }
-
-    /// A bit that this disk's failed (or missing) flush sets says that the own copy is behind. Until the snapshot that says the
-    /// same of the disk arrives, it must not pass for a block that the peer lacks: a client would get an error for good data.
-    /// A bit that was set before keeps its meaning, and a later mark for another reason gives it back.
-    fn note_whose_copy_is_behind(&mut self, range: BlockRange, reason: MarkReason) {
-        if matches!(reason, MarkReason::FlushError { .. } | MarkReason::Unflushed) {
-            let parts = self.parts(range);
-            self.own_behind
-                .extend(parts.into_iter().filter(|(_, set)| !set).map(|(part, _)| part));
-        } else if !self.own_behind.is_empty() {
-            self.own_behind = without(std::mem::take(&mut self.own_behind), &[range]);
         }
     }
 
@@ -442,11 +428,10 @@ impl BitmapPart {
         if let (true, Some(loaded)) = (both_up_to_date, self.loaded.as_ref()) {
             // A bit beside an own record whose content the peer has says that this copy is bad, not the peer's.
             let good = |record: &&Record| record.is_listed() && record.good_at == GoodAt::Yes;
-            let mut good: Vec<BlockRange> = self
+            let good: Vec<BlockRange> = self
                 .records()
                 .map(|records| records.own().filter(good).map(|record| record.range).collect())
                 .unwrap_or_default();
-            good.extend(&self.own_behind);
             for run in lacking(&loaded.map) {
                 peer.extend(without(vec![run], &good));
             }

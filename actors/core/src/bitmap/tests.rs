@@ -147,6 +147,8 @@ struct Node {
     drops: usize,
     runs: Vec<Vec<BlockRange>>,
     pictures: Vec<Arc<BadBlocks>>,
+    /// Answers for the volume part, each with the number of pictures before it.
+    news: Vec<(Query, SnapshotNumber, usize)>,
     /// How often a new volume part was answered.
     told_volume: usize,
     last_mark: u64,
@@ -186,6 +188,7 @@ impl Node {
             drops: 0,
             runs: Vec::new(),
             pictures: Vec::new(),
+            news: Vec::new(),
             told_volume: 0,
             last_mark: 0,
         }
@@ -232,6 +235,13 @@ impl Node {
         self.snapshot.number.0 += 1;
         change(&mut self.snapshot);
         self.send(BitmapIn::Snapshot(Arc::new(self.snapshot.clone())));
+    }
+
+    /// The volume part wants to have the picture of the last state.
+    fn ask_news(&mut self) -> (Query, SnapshotNumber) {
+        let (query, snapshot) = (Query(70), self.snapshot.number);
+        self.send(BitmapIn::AskNews { query, snapshot });
+        (query, snapshot)
     }
 
     fn load(&mut self, set_all: bool, extents: Vec<u32>) {
@@ -299,6 +309,9 @@ impl Node {
                 To::State(state) => self.state.push(state),
                 To::Volume(VolumeIn::Marked { number, outcome }) => self.marked.push((number.0, outcome)),
                 To::Volume(VolumeIn::BadBlocks(picture)) => self.pictures.push(picture),
+                To::Volume(VolumeIn::News { query, snapshot }) => {
+                    self.news.push((query, snapshot, self.pictures.len()));
+                }
                 To::Volume(VolumeIn::BitmapIs { .. }) => self.told_volume += 1,
                 To::Peer(PeerIn::Send { frames, .. }) => self.frames.extend(frames),
                 To::Peer(PeerIn::Drop { .. }) => self.drops += 1,

@@ -6,11 +6,10 @@ use super::request::{Local, Net, Origin, Request, Work};
 use super::{ClientAnswer, VolumeEffect};
 use crate::bitmap::{ClearReason, MarkReason};
 use crate::fact::Fact;
-use crate::identity::{ClientId, Query, Sequence};
-use crate::part::{Outbox, To};
+use crate::identity::{ClientId, Sequence};
+use crate::part::Outbox;
 use crate::planted::{Fault, is_planted};
 use crate::snapshot::Snapshot;
-use crate::volume::machine::StateIn;
 use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
 use mendblock_storage::buffer::Buffer;
@@ -184,37 +183,7 @@ impl VolumePart {
         self.answer(client, sequence, Ok(data), id, request.work.writes());
     }
 
-    /// An error is final, and other parts (the disk part, the peer) may act on a later snapshot than this one has, in which there
-    /// is a way: the state part is asked first, and the request looks again under what it knows.
-    pub(super) fn fail_unless_there_is_news(
-        &mut self,
-        id: u64,
-        errno: i32,
-        why: &'static str,
-        out: &mut Outbox<VolumeEffect>,
-    ) {
-        match self.requests.get(&id).and_then(|request| request.asked) {
-            Some(asked) if asked <= self.heard => self.fail(id, errno, why, out),
-            Some(_) => {}
-            None => {
-                let query = Query(self.number());
-                if let Some(request) = self.requests.get_mut(&id) {
-                    request.asked = Some(query);
-                }
-                out.send(To::State(StateIn::AskSnapshot { query }));
-            }
-        }
-    }
-
-    /// A new state part has not heard the questions; its answer to the last one answers all.
-    pub(super) fn ask_again(&self, out: &mut Outbox<VolumeEffect>) {
-        let asked = self.requests.values().filter_map(|request| request.asked);
-        if let Some(query) = asked.max().filter(|&query| query > self.heard) {
-            out.send(To::State(StateIn::AskSnapshot { query }));
-        }
-    }
-
-    fn fail(&mut self, id: u64, errno: i32, why: &'static str, out: &mut Outbox<VolumeEffect>) {
+    pub(super) fn fail(&mut self, id: u64, errno: i32, why: &'static str, out: &mut Outbox<VolumeEffect>) {
         let Some(request) = self.remove(id) else { return };
         let Origin::Client { client, sequence } = request.origin else {
             return;

@@ -40,6 +40,7 @@ impl VolumePart {
                     .filter(|request| request.local == Local::Pending);
                 let Some(request) = live else { return };
                 request.local = Local::Failed(number, errno);
+                self.news.failed(number);
                 self.local_failed(id, out);
             }
         }

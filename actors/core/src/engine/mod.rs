@@ -12,6 +12,7 @@ mod localise;
 mod locks;
 mod loss;
 mod marks;
+mod news;
 mod part;
 mod path;
 mod received;
@@ -26,6 +27,7 @@ use crate::bitmap::{BadBlocks, MarkOutcome};
 use crate::disk::{DataCompletion, TableAnswer};
 use crate::identity::{
     Arrival, ClientId, ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, Sequence,
+    SnapshotNumber,
 };
 use crate::part::PartName;
 use crate::peer::PeerFrame;
@@ -211,10 +213,12 @@ pub enum VolumeIn {
         /// The blocks, cut at the end of the volume.
         range: SectorRange,
     },
-    /// State: answer to `StateIn::AskSnapshot`; all that it published before has arrived.
-    SnapshotIs {
+    /// Bitmap: answer to `StateIn::AskNews`; its picture under this snapshot has arrived, the snapshot itself comes from the state part.
+    News {
         /// Named by the question.
         query: Query,
+        /// The last one that the state part had published.
+        snapshot: SnapshotNumber,
     },
     /// State: answer with `StateIn::Fenced` at once: the snapshot before this message is taken up, and every mark so far was sent.
     Fence {

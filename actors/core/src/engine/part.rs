@@ -95,8 +95,7 @@ pub struct VolumePart {
     /// Questions, and the writes that each still waits for.
     pub(super) quiescing: Vec<(Query, BTreeSet<u64>)>,
     pub(super) fences: Vec<Query>,
-    /// The last question of `Request::asked` that the state part answered: it answers all before it.
-    pub(super) heard: Query,
+    pub(super) news: super::news::News,
     pub(super) recovery: Recovery,
     pub(super) localisation: super::localise::Localisation,
     pub(super) batch: Batch,
@@ -135,7 +134,7 @@ impl VolumePart {
             drained: super::drain::Drained::default(),
             quiescing: Vec::new(),
             fences: Vec::new(),
-            heard: Query(0),
+            news: super::news::News::default(),
             recovery: Recovery::new(generation),
             localisation: super::localise::Localisation::default(),
             batch: Batch::default(),
@@ -460,7 +459,7 @@ impl Part for VolumePart {
             VolumeIn::FetchBlocks { job, range } => self.fetch(job, range, out),
             VolumeIn::ErrorsSettled(_) => {}
             VolumeIn::HotExtents { query, extents } => self.hot_extents(query, &extents),
-            VolumeIn::SnapshotIs { query } => self.heard = self.heard.max(query),
+            VolumeIn::News { query, snapshot } => self.news.arrived(query, snapshot),
             VolumeIn::Fence { query } => self.fences.push(query),
             VolumeIn::Quiesce { query } => self.begin_quiescing(query),
         }

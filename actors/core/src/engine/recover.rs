@@ -342,6 +342,7 @@ impl VolumePart {
                     number: self.marks.last_sent(),
                     generation,
                 }));
+                self.ask_again(out);
                 if !self.recovery.bitmap {
                     // The one that was told of this generation is dead: it does not answer any more.
                     out.send(To::Bitmap(BitmapIn::Restarted {

@@ -148,7 +148,7 @@ pub(super) struct Request {
     pub no_peer: bool,
     /// The peer cannot say yet: it is not tried again before.
     pub not_before: Option<Instant>,
-    /// It is to fail, and the state part was asked whether it knows of a way.
+    /// It is to fail, and there may be news by which it need not.
     pub asked: Option<Query>,
     /// Data of a read.
     pub data: Option<Buffer>,

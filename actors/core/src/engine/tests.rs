@@ -3,6 +3,7 @@
 mod harness;
 mod late_snapshots;
 mod localise;
+mod news;
 mod paths;
 mod peer_side;
 mod random;

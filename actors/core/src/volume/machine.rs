@@ -150,9 +150,10 @@ pub enum StateIn {
         /// Its generation.
         generation: PartGeneration,
     },
-    /// From `VolumeActor`: before it gives a client an error it wants to have all that is known by now. Answered with
-    /// `VolumeIn::SnapshotIs` behind the snapshot of this step; asked again when this part is in a new generation.
-    AskSnapshot {
+    /// From `VolumeActor`: before it gives a client an error it wants to have all that is known by now. Passed on to `BitmapActor`
+    /// behind the snapshot of this step, which answers with `VolumeIn::News`; asked again when one of the two is in a new
+    /// generation.
+    AskNews {
         /// Named by the answer.
         query: Query,
     },

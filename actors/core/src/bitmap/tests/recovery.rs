@@ -247,3 +247,19 @@ fn the_end_of_a_predecessors_health_file_write_acknowledges_nothing() {
     node.run();
     assert_eq!(node.marked, [(2, MarkOutcome::Durable)]);
 }
+
+#[test]
+fn a_new_generation_gives_no_news_before_it_has_the_bitmap() {
+    let mut node = Node::attached(0);
+    node.connect();
+    node.mark(1, MarkReason::PeerLacks);
+    node.run();
+    node.reborn(2);
+    node.ask_news();
+    assert!(node.news.is_empty());
+    node.wait_for_the_table();
+    node.run();
+    assert_eq!(node.news.len(), 1);
+    assert_eq!(node.news[0].2, node.pictures.len());
+    assert_eq!(node.pictures.last().unwrap().peer, [range(1, 1)]);
+}

@@ -227,6 +227,12 @@ impl Harness {
         self.take(out);
     }
 
+    /// The state part and the bitmap part have no later snapshot than the last one that was published.
+    pub fn answer_news(&mut self, query: Query) {
+        let snapshot = self.snapshot.number;
+        self.send(VolumeIn::News { query, snapshot });
+    }
+
     pub fn wake(&mut self, now: Instant) {
         self.now = now;
         let mut out = Outbox::default();
@@ -244,7 +250,7 @@ impl Harness {
         let mut asked = Vec::new();
         for message in out.messages {
             match message {
-                To::State(StateIn::AskSnapshot { query }) => self.questions.push(query),
+                To::State(StateIn::AskNews { query }) => self.questions.push(query),
                 To::Bitmap(BitmapIn::Mark(marks)) => {
                     for mark in marks {
                         self.marked.push(mark.clone());
@@ -291,7 +297,7 @@ impl Harness {
         }
         if !self.hold_news {
             for query in std::mem::take(&mut self.questions) {
-                self.send(VolumeIn::SnapshotIs { query });
+                self.answer_news(query);
             }
         }
         if self.grant_at_once && !asked.is_empty() {

@@ -3,8 +3,8 @@
 use super::harness::*;
 use crate::bitmap::{BitmapIn, MarkReason};
 use crate::engine::VolumeIn;
-use crate::identity::{ErrorNumber, PartGeneration};
-use crate::part::{Instant, PartName};
+use crate::identity::ErrorNumber;
+use crate::part::Instant;
 use crate::resync::JobEnd;
 use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_net::wire::message::Message;
@@ -160,40 +160,6 @@ fn a_read_that_the_failed_disk_did_not_take_waits_for_the_snapshot_that_says_so(
         s.vector.peer_disk = DiskState::UpToDate;
     });
     assert_eq!(h.sent(|m| matches!(m, Message::Read { .. })), 1);
-}
-
-/// The own disk and the peer are UpToDate for everybody else already; the peer's disk failed this very write.
-#[test]
-fn no_error_is_given_before_the_state_was_asked_for_news() {
-    let mut h = Harness::new(connected());
-    h.publish(|s| s.vector.disk = DiskState::Inconsistent);
-    h.grant(&[0]);
-    h.hold_news = true;
-    h.write(1, sectors(0, 8));
-    let request = h.last_request();
-    h.complete(h.oldest());
-    h.hear(Message::WriteNack { request, errno: 5 });
-    assert!(h.unanswered(1) && h.questions.len() == 1);
-    h.publish(|s| s.vector.disk = DiskState::UpToDate);
-    h.acknowledge_marks();
-    assert_eq!(h.answered(1), None);
-}
-
-#[test]
-fn a_new_state_part_is_asked_again() {
-    let mut h = Harness::new(alone());
-    h.publish(|s| s.vector.disk = DiskState::Failed);
-    h.hold_news = true;
-    h.read(1, sectors(0, 8));
-    let asked = h.questions.clone();
-    assert!(h.unanswered(1) && asked.len() == 1);
-    h.send(VolumeIn::Restarted {
-        part: PartName::State,
-        generation: PartGeneration(2),
-    });
-    assert_eq!(h.questions, [asked[0], asked[0]]);
-    h.send(VolumeIn::SnapshotIs { query: asked[0] });
-    assert_eq!(h.answered(1), Some(5));
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Hash for StatePart {
             last_superblock,
             taken,
             // Answered at the end of each step.
-            snapshot_asked: _,
+            news_asked: _,
             last_peer_state,
         } = self;
         snapshot(current, state);

@@ -8,7 +8,7 @@ use crate::bitmap::HeaderChange;
 use crate::fact::Fact;
 use crate::part::{Context, Outbox};
 use crate::planted::{Fault, is_planted};
-use crate::volume::generations::identifiers::Generation;
+use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::{ConnectionState, DiskState, Role};
 
 impl StatePart {
@@ -31,23 +31,61 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
+        let next = self.advanced(cx);
+        self.name_generation(next, cause, out);
+    }
+
+    fn advanced(&self, cx: &mut Context<'_>) -> Identifiers {
         let primary = self.vector().role == Role::Primary;
-        let operation = if self.current.identifiers.bitmap.is_none() {
-            "new"
-        } else {
-            "rename"
-        };
-        self.current.identifiers = self
-            .current
-            .identifiers
-            .advance(primary, cx.fresh(), self.source_open());
+        let own = self.current.identifiers;
+        own.advance(primary, cx.fresh(), self.source_open())
+    }
+
+    fn name_generation(&mut self, next: Identifiers, cause: &str, out: &mut Outbox<StateEffect>) {
+        let names_base = self.current.identifiers.bitmap.is_none();
+        let operation = if names_base { "new" } else { "rename" };
+        self.current.identifiers = next;
         out.fact(Fact::Generation {
             operation,
-            current: self.current.identifiers.current.0,
+            current: next.current.0,
             cause: cause.to_owned(),
         });
         self.current.alone_settled = false;
         self.store(Then::GenerationMade);
+    }
+
+    /// A generation for the loss of the peer's disk. Whose loss that is gets durable before it: should the link break before the
+    /// peer, a Primary, hears of the generation, it would take it for foreign data at the next connection and refuse it for ever.
+    pub(super) fn advance_for_lost_disk(
+        &mut self,
+        attach_id: u64,
+        cause: &str,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let next = self.advanced(cx);
+        self.name_for_lost_disk(next, attach_id, cause, out);
+    }
+
+    fn name_for_lost_disk(
+        &mut self,
+        next: Identifiers,
+        attach_id: u64,
+        cause: &str,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let names_base = self.current.identifiers.bitmap.is_none();
+        self.name_generation(next, cause, out);
+        // A renamed one keeps its base, by which the peer could not tell it from foreign data. 0: the peer never had a disk.
+        if names_base && attach_id != 0 {
+            self.mark_loss_first((attach_id, next.current.without_role().0), out);
+        }
+    }
+
+    /// The life of the disk that the peer has, or had last.
+    fn attach_of_peer(&self) -> u64 {
+        let info = self.link.as_ref().and_then(|link| link.generations);
+        info.map_or(0, |info| info.attach_id)
     }
 
     /// Some new generation is not durable yet.
@@ -135,7 +173,7 @@ impl StatePart {
             && vector.disk == DiskState::UpToDate
             && self.current.identifiers.bitmap.is_none()
         {
-            self.advance_generation("the peer's disk is gone", cx, out);
+            self.advance_for_lost_disk(self.attach_of_peer(), "the peer's disk is gone", cx, out);
         }
     }
 
@@ -163,15 +201,9 @@ impl StatePart {
             self.current
                 .identifiers
                 .for_diskless_primary(false, cx.fresh(), self.source_open(), unattached);
-        if let Some(identifiers) = next {
-            self.current.identifiers = identifiers;
-            out.fact(Fact::Generation {
-                operation: "new",
-                current: identifiers.current.0,
-                cause: "the peer is Primary without a disk".to_owned(),
-            });
-            self.current.alone_settled = false;
-            self.store(Then::GenerationMade);
+        if let Some(next) = next {
+            let attach_id = self.attach_of_peer();
+            self.name_for_lost_disk(next, attach_id, "the peer is Primary without a disk", out);
         } else if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
             self.send_generations(connection, out);
         }

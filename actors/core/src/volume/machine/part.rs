@@ -64,7 +64,7 @@ pub struct StatePart {
     pub(super) last_superblock: Option<Superblock>,
     pub(super) taken: Vec<ErrorNumber>,
     /// Questions of the volume part, answered behind the snapshot of this step.
-    pub(super) snapshot_asked: Vec<Query>,
+    pub(super) news_asked: Vec<Query>,
     pub(super) last_peer_state: Option<mendblock_net::wire::message::PeerState>,
 }
 
@@ -154,7 +154,7 @@ impl StatePart {
             helper_wanted: Vec::new(),
             last_superblock: None,
             taken: Vec::new(),
-            snapshot_asked: Vec::new(),
+            news_asked: Vec::new(),
             last_peer_state: None,
         }
     }
@@ -268,8 +268,9 @@ impl StatePart {
         if self.current != *self.published {
             self.publish(out);
         }
-        for query in std::mem::take(&mut self.snapshot_asked) {
-            out.send(To::Volume(VolumeIn::SnapshotIs { query }));
+        for query in std::mem::take(&mut self.news_asked) {
+            let snapshot = self.current.number;
+            out.send(To::Bitmap(BitmapIn::AskNews { query, snapshot }));
         }
         self.send_fence(out);
         for number in std::mem::take(&mut self.taken) {
@@ -392,7 +393,7 @@ impl Part for StatePart {
     fn on(&mut self, cx: &mut Context<'_>, message: StateIn, out: &mut Outbox<StateEffect>) {
         match message {
             StateIn::Restarted { part, generation } => self.restarted(part, generation, cx, out),
-            StateIn::AskSnapshot { query } => self.snapshot_asked.push(query),
+            StateIn::AskNews { query } => self.news_asked.push(query),
             StateIn::Command { id, command } => self.command(id, command, cx, out),
             StateIn::Openers { count } => self.openers = count,
             StateIn::DiskOpened { query, result } => self.disk_opened(query, result, cx, out),

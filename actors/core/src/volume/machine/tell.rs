@@ -179,7 +179,7 @@ impl StatePart {
         &mut self,
         number: u64,
         connection: ConnectionNumber,
-        _cx: &mut crate::part::Context<'_>,
+        cx: &mut crate::part::Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
         let Some((attach_id, failed)) = self.tells.recording.remove(&number) else {
@@ -199,9 +199,7 @@ impl StatePart {
             && self.current.identifiers.bitmap.is_none()
             && !made;
         if due {
-            self.advance_generation("the peer's disk failed", _cx, out);
-            let loss = (attach_id, self.current.identifiers.current.without_role().0);
-            self.mark_loss_first(loss, out);
+            self.advance_for_lost_disk(attach_id, "the peer's disk failed", cx, out);
             self.store(Then::TellAnswered {
                 connection,
                 number,

@@ -603,6 +603,16 @@ fn a_diskless_primary_is_named_a_generation_that_is_durable() {
     world.release(Kind::SuperblockWrite);
     assert!(world.at(from, superblock_written) < world.at(from, generations));
     assert_eq!(world.superblock.generations.slots()[1] & !1, BASE);
+    // It may not have heard of it. Without the mark it would take it for foreign data at the next connection.
+    let from = world.mark();
+    world.link_down();
+    world.link_up();
+    world.settle();
+    let info = match &world.events[world.at(from, generations)] {
+        Event::Peer(Message::Generations(info)) => *info,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((info.made_for_loss_of, info.not_primary_since), (77, true));
 }
 
 #[test]
