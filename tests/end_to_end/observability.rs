@@ -264,6 +264,24 @@ fn the_manual_says_what_the_page_shows() {
     }
 }
 
+/// A client that goes away under its own request leaves none open.
+#[test]
+fn a_client_that_has_gone_waits_for_nothing() {
+    let pair = Pair::running(&Options::default());
+    let slow = FaultRule {
+        delay_ms: 1000,
+        ..failing(FaultKind::Read, 8, 8, FaultMode::Always)
+    };
+    pair.alice.admin.fault(&slow);
+    let mut session = pair.alice.session();
+    session.send_read(BLOCK, 4096).unwrap();
+    let open =
+        |wanted| move |volume: &mendblock::admin::schema::VolumeStatus| volume.io.upper_pending == wanted;
+    pair.alice.admin.wait_for("the request is open", 10, open(1));
+    drop(session);
+    pair.alice.admin.wait_for("it is not any more", 10, open(0));
+}
+
 /// A running resync shows how far it is, in status and metrics.
 #[test]
 fn a_resync_shows_its_progress() {

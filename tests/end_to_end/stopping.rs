@@ -143,6 +143,23 @@ fn both_end_at_once_under_load() {
     pair.stop_and_check(&history);
 }
 
+/// A client that does not fetch its answers: it is cut off, and the disk is closed in order all the same.
+#[test]
+fn a_client_that_does_not_listen_is_cut_off() {
+    let mut pair = Pair::running(&Options::default());
+    let mut session = pair.alice.session();
+    // More than sockets hold.
+    for number in 0..64 {
+        session.send_read(number << 18, 1 << 18).unwrap();
+    }
+    let alice = &pair.alice.admin;
+    alice.wait_for("all is answered", 10, |volume| volume.io.upper_pending == 0);
+    pair.alice.stop();
+    assert_closed(&pair.alice);
+    drop(session);
+    comes_back_without_a_resync(&mut pair);
+}
+
 /// Every operation of the lower disk hangs.
 fn hanging() -> FaultRule {
     FaultRule {

@@ -177,6 +177,7 @@ impl ClientPort {
                 return;
             }
             shut_down(&inner.socket);
+            inner.nobody_waits();
             inner.actor.clone()
         };
         actor.deliver(vec![ClientIn::Gone]);
@@ -257,6 +258,14 @@ impl ClientPort {
 }
 
 impl Inner {
+    /// The client has gone: its open requests are not answered any more.
+    fn nobody_waits(&mut self) {
+        let open = std::mem::take(&mut self.parents).len();
+        self.counters
+            .upper_pending
+            .fetch_sub(open as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Takes an answer; one that was handed out before is dropped (each is handed out once, R18).
     fn answered(&mut self, answer: ClientAnswer) {
         let Some((_, parent, index)) = self.unanswered.remove(&answer.sequence) else {
