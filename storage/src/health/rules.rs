@@ -80,8 +80,9 @@ pub(super) fn marked(part: BlockRange, old: Option<&Record>, finding: &Finding) 
             state => state,
         },
         cause: if weak { finding.cause } else { old.cause },
-        // Decided at the first marking (by now the bit is set anyway), but a missed write makes another content current.
-        good_at: if newest_is_elsewhere {
+        // Decided at the first marking (by now the bit is set anyway), but a missed write makes another content current. That it is
+        // not known where says nothing.
+        good_at: if newest_is_elsewhere && finding.good_at != GoodAt::Unknown {
             finding.good_at
         } else {
             old.good_at

@@ -12,6 +12,7 @@ mod records;
 mod tests;
 
 pub use part::BitmapPart;
+pub(crate) use records::without;
 
 use crate::disk::MetaCompletion;
 use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, SnapshotNumber};

@@ -9,7 +9,7 @@ use crate::part::{Outbox, To};
 use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
 use crate::volume::machine::StateIn;
-use crate::volume::state::DiskState;
+use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_net::wire::message::{Message, WireRecord};
 use mendblock_storage::dirty::{BulkReason, DirtyMap, Proof};
 use mendblock_storage::health::{BlockState, Cause, Change, Finding, GoodAt, Record, Removal, Whose};
@@ -30,10 +30,11 @@ impl BitmapPart {
         let (whose, cause, error) = of_reason(mark.reason, self.peer());
         // A mirrored write whose sender has no UpToDate disk is nowhere else.
         let nowhere = mark.reason == MarkReason::MissedWrite && !self.peer_is_up_to_date();
+        let in_sync = if nowhere { GoodAt::No } else { GoodAt::Yes };
         let mut recorded = Recorded::Not;
         for &range in &mark.ranges {
             if let (Some(whose), Some(cause)) = (whose, cause) {
-                recorded = recorded.max(self.record(range, whose, cause, nowhere, out));
+                recorded = recorded.max(self.record(range, whose, cause, in_sync, out));
             }
             if mark.reason == MarkReason::FailedWrite && self.answered_with_error(range) {
                 recorded = recorded.max(Recorded::Yes);
@@ -68,13 +69,13 @@ impl BitmapPart {
     }
 
     /// Enters a range into a list; whether the other node has the content is judged block by block (9.1), by the bits before
-    /// this error; `nowhere`: it has none of it.
+    /// this error; `in_sync`: what a clear bit says; unknown: no bit says anything.
     fn record(
         &mut self,
         range: BlockRange,
         whose: Whose,
         cause: Cause,
-        nowhere: bool,
+        in_sync: GoodAt,
         out: &mut Outbox<BitmapEffect>,
     ) -> Recorded {
         let mut recorded = Recorded::Not;
@@ -82,7 +83,11 @@ impl BitmapPart {
             let finding = Finding {
                 whose,
                 cause,
-                good_at: if set || nowhere { GoodAt::No } else { GoodAt::Yes },
+                good_at: match in_sync {
+                    GoodAt::Unknown => GoodAt::Unknown,
+                    _ if set => GoodAt::No,
+                    clear => clear,
+                },
                 generation: self.current_generation(),
                 now: self.now_wall as u32,
             };
@@ -182,6 +187,7 @@ impl BitmapPart {
         records: &[WireRecord],
         out: &mut Outbox<BitmapEffect>,
     ) {
+        let in_sync = self.clear_bit_says();
         let mut recorded = Recorded::Not;
         for record in records {
             let cause = if record.cause == 0 {
@@ -189,11 +195,26 @@ impl BitmapPart {
             } else {
                 Cause::MissedWrite
             };
-            recorded = recorded.max(self.record(record.range, self.peer(), cause, false, out));
+            recorded = recorded.max(self.record(record.range, self.peer(), cause, in_sync, out));
             self.set_bits(record.range);
         }
         self.wait(Owner::Tell { connection, number }, recorded);
         self.lists_changed();
+    }
+
+    /// What a clear bit says of the own copy of a block that the peer cannot read. Errors of the time without a connection are
+    /// told on the next one: as long as the bitmaps are not exchanged this node does not know what the peer wrote alone, and old
+    /// data would be kept, and served, as the good copy.
+    fn clear_bit_says(&self) -> GoodAt {
+        let is_current = self.snapshot.as_ref().is_some_and(|snapshot| {
+            let vector = &snapshot.vector;
+            let is_target = matches!(
+                vector.connection,
+                ConnectionState::WFSyncUUID | ConnectionState::SyncTarget | ConnectionState::PausedSyncT
+            );
+            snapshot.connection.is_some() && (vector.disk == DiskState::UpToDate || is_target)
+        });
+        if is_current { GoodAt::Yes } else { GoodAt::Unknown }
     }
 
     /// Clears bits by proof (P6). A block of the own list only by a proof that it was read back; then it leaves the list.
@@ -247,7 +268,11 @@ impl BitmapPart {
             .filter(|record| record.is_listed())
             .filter_map(|record| cut(record.range, range))
             .collect();
-        left.retain(|&part| health.records.remove(part, proof, generation, now).is_ok());
+        // What the proof is not enough for stays on the list, and the peer must go on to know it.
+        left.retain(|&part| {
+            let removed = health.records.remove(part, proof, generation, now);
+            removed.is_ok_and(|outcome| outcome.refused == 0)
+        });
         if left.is_empty() {
             return;
         }
@@ -263,6 +288,7 @@ impl BitmapPart {
             });
         }
         self.lists_changed();
+        out.send(To::State(StateIn::LeftList { ranges: left.clone() }));
         self.tell_healed(left);
     }
 
@@ -492,7 +518,7 @@ fn span(first: u64, end: u64) -> Option<BlockRange> {
     BlockRange::new(first, u32::try_from(end.checked_sub(first)?).ok()?)
 }
 
-pub(super) fn without(mut parts: Vec<BlockRange>, cut: &[BlockRange]) -> Vec<BlockRange> {
+pub(crate) fn without(mut parts: Vec<BlockRange>, cut: &[BlockRange]) -> Vec<BlockRange> {
     for &range in cut {
         parts = parts.into_iter().flat_map(|part| minus(part, range)).collect();
     }

@@ -2,6 +2,7 @@
 //! the comment says why it is not.
 
 use super::part::{Known, Unretired, VolumePart};
+use super::path;
 use super::request::{Local, Net, Origin, Request, Work};
 use super::{ClientAnswer, VolumeEffect};
 use crate::bitmap::{ClearReason, MarkReason};
@@ -91,7 +92,7 @@ impl VolumePart {
             // Only there. T1: the peer knows that this disk is behind, and this node has marked it, both durably: otherwise a
             // crash right after the answer would bring this node back as a Primary of the same generation.
             (Local::Failed(..) | Local::None | Local::Abandoned, Net::Done(_)) => {
-                only_there(request, snapshot)
+                self.only_there(request, snapshot)
             }
             // The state does not know of the failure yet, so nor does this snapshot know what the pair is like since.
             _ if request.is_ahead_of(snapshot) => Verdict::Wait,
@@ -107,6 +108,32 @@ impl VolumePart {
                     "the write failed on every copy that was reachable",
                 )
             }
+        }
+    }
+
+    /// The peer has it, this node's disk failed it or was not asked (T1).
+    fn only_there(&self, request: &Request, snapshot: &Snapshot) -> Verdict {
+        if is_planted(Fault::NoOutdatedNote) {
+            return Verdict::Ok;
+        }
+        if let Local::Failed(number, _) = request.local {
+            let told = snapshot.errors_settled >= number;
+            let settled = told || (gone(snapshot) && snapshot.own_loss_settled);
+            return if settled { Verdict::Ok } else { Verdict::Wait };
+        }
+        match gone(snapshot) {
+            true if snapshot.own_loss_settled => Verdict::Ok,
+            // Its disk left too, and nothing durable says that this node's is behind.
+            true if snapshot.vector.peer_disk < DiskState::Inconsistent => self.again_or(
+                snapshot,
+                true,
+                5,
+                "the peer's disk left before the write was safe",
+            ),
+            true => Verdict::Wait,
+            // There is a disk again that lacks it, and the peer's may be gone: its loss is settled, but not with this write.
+            false if path::disk_usable(snapshot) => Verdict::Again,
+            false => Verdict::Wait,
         }
     }
 
@@ -135,7 +162,7 @@ impl VolumePart {
                 if settled { Verdict::Ok } else { Verdict::Wait }
             }
             (Local::Failed(..) | Local::None | Local::Abandoned, Net::Done(_)) => {
-                only_there(request, snapshot)
+                self.only_there(request, snapshot)
             }
             _ if request.is_ahead_of(snapshot) => Verdict::Wait,
             (Local::None, Net::None) if !current => {
@@ -309,18 +336,6 @@ impl VolumePart {
 /// The disk is gone or going.
 fn gone(snapshot: &Snapshot) -> bool {
     snapshot.disk.is_none() || snapshot.vector.disk <= DiskState::Failed
-}
-
-/// The peer has it, this node's disk failed it or was not asked (T1).
-fn only_there(request: &Request, snapshot: &Snapshot) -> Verdict {
-    let settled = match request.local {
-        _ if is_planted(Fault::NoOutdatedNote) => true,
-        Local::Failed(number, _) => {
-            snapshot.errors_settled >= number || (gone(snapshot) && snapshot.own_loss_settled)
-        }
-        _ => snapshot.own_loss_settled,
-    };
-    if settled { Verdict::Ok } else { Verdict::Wait }
 }
 
 fn read_verdict(request: &Request) -> Verdict {

@@ -28,7 +28,7 @@ use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration,
 use crate::part::PartName;
 use crate::snapshot::Snapshot;
 use mendblock_net::wire::message::Message;
-use mendblock_storage::units::SectorRange;
+use mendblock_storage::units::{BlockRange, SectorRange};
 use std::sync::Arc;
 
 /// What failed on the lower disk.
@@ -285,6 +285,11 @@ pub enum StateIn {
     },
     /// From `BitmapActor`: another content of the health file is durable; the anchor for the next superblock (9.3).
     Anchor(mendblock_storage::format::anchor::StoredAnchor),
+    /// From `BitmapActor`: these blocks left the own bad-block list.
+    LeftList {
+        /// The blocks.
+        ranges: Vec<BlockRange>,
+    },
     /// From `BitmapActor`: the own bad-block list is full (9.5), once per attach.
     TooManyBad,
     /// From `BitmapActor`: the peer's `Tell` is in bitmap and suspect records, durably.

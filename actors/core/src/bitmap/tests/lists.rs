@@ -473,6 +473,11 @@ fn frames_of_an_older_connection_change_nothing() {
 #[test]
 fn a_suspect_block_that_is_not_good_here_is_asked_for() {
     let mut node = Node::attached(0);
+    node.connect();
+    node.change(|snapshot| {
+        snapshot.vector.connection = ConnectionState::SyncTarget;
+        snapshot.vector.disk = DiskState::Inconsistent;
+    });
     for block in [3, 5] {
         node.mark(block, MarkReason::PeerLacks);
     }
@@ -493,6 +498,34 @@ fn a_suspect_block_that_is_not_good_here_is_asked_for() {
         max_runs: 4,
     });
     assert_eq!(node.runs, [vec![range(3, 1), range(5, 1)]], "9 is good here");
+}
+
+/// Errors of the time without a connection are told on the next one, before the bitmaps say what was written meanwhile.
+#[test]
+fn what_is_told_before_the_bitmaps_are_exchanged_says_nothing_about_the_own_copy() {
+    let mut node = Node::attached(0);
+    node.connect();
+    node.change(|snapshot| {
+        snapshot.vector.connection = ConnectionState::WFBitMapT;
+        snapshot.vector.disk = DiskState::Outdated;
+    });
+    // The peer's list came before: it knows of block 5, and of its failed write to 7, that this copy is good.
+    let good = |block| WireRecord {
+        good_at: 1,
+        ..record(block)
+    };
+    node.peer(lists(vec![good(5), good(7)], vec![], vec![]));
+    let mut write = record(7);
+    write.cause = 1;
+    node.send(BitmapIn::RecordTell {
+        connection: LINK,
+        number: 1,
+        records: vec![record(3), record(5), write],
+    });
+    node.run();
+    let records = node.newest().records;
+    let good_at: Vec<_> = records.suspects(1).map(|record| record.good_at).collect();
+    assert_eq!(good_at, [GoodAt::Unknown, GoodAt::Yes, GoodAt::Yes]);
 }
 
 #[test]
@@ -522,5 +555,11 @@ fn a_block_that_reads_twice_leaves_the_list_and_keeps_its_bit_but_not_a_failed_w
     node.run();
     let records = node.newest().records;
     assert!(!records.is_bad(range(7, 1)) && records.is_bad(range(9, 1)));
+    let left = |state: &StateIn| match state {
+        StateIn::LeftList { ranges } => Some(ranges.clone()),
+        _ => None,
+    };
+    let left: Vec<_> = node.state.iter().filter_map(left).flatten().collect();
+    assert_eq!(left, [range(7, 1)], "the peer is not to be told of it any more");
     assert!(node.durable().is_set(7) && node.durable().is_set(9));
 }

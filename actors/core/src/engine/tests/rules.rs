@@ -90,6 +90,59 @@ fn t1_waiter_that_loses_the_peer_is_no_success() {
     assert_eq!(h.answered(1), Some(5));
 }
 
+/// A write of a Primary without a disk: the peer has it, and the loss of the own disk is not settled.
+fn only_there() -> Harness {
+    let mut h = Harness::new(connected());
+    h.publish(|s| {
+        s.vector.disk = DiskState::Diskless;
+        s.disk = None;
+        s.own_loss_settled = false;
+    });
+    h.write(1, sectors(0, 8));
+    h.hear(Message::WriteAcks {
+        requests: vec![h.last_request()],
+    });
+    assert!(h.unanswered(1));
+    h
+}
+
+#[test]
+fn t1_waiter_whose_peer_loses_its_disk_is_no_success() {
+    for (settled, answer) in [(false, Some(5)), (true, None)] {
+        let mut h = only_there();
+        h.publish(|s| {
+            s.own_loss_settled = settled;
+            s.vector.peer_disk = DiskState::Failed;
+            s.mirror = false;
+        });
+        assert_eq!(h.answered(1), answer);
+    }
+}
+
+/// The loss of the own disk counts as settled as soon as there is a disk again, but what only the peer has is not on it.
+#[test]
+fn t1_waiter_that_has_a_disk_again_is_written_there() {
+    let mut h = only_there();
+    h.publish(|s| {
+        s.vector.disk = DiskState::Negotiating;
+        s.disk = Some(disk());
+        s.own_loss_settled = true;
+        s.writes = Admission::Held(HoldReason::BitmapExchange);
+    });
+    assert!(h.unanswered(1) && h.operations.is_empty());
+    h.publish(|s| {
+        s.vector.disk = DiskState::UpToDate;
+        s.writes = Admission::Open;
+    });
+    assert!(h.unanswered(1));
+    h.complete(h.oldest());
+    assert!(h.unanswered(1), "the peer gets it once more");
+    h.hear(Message::WriteAcks {
+        requests: vec![h.last_request()],
+    });
+    assert_eq!(h.answered(1), None);
+}
+
 #[test]
 fn t3_nacked_write_is_answered_after_the_record() {
     let mut h = Harness::new(connected());

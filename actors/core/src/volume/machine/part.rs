@@ -433,6 +433,7 @@ impl Part for StatePart {
             } => self.written_out(query, result, uncovered, cx, out),
             StateIn::HealthWritten { query, durable } => self.health_written(query, durable, cx, out),
             StateIn::Anchor(anchor) => self.health.anchor = anchor,
+            StateIn::LeftList { ranges } => self.tells.forget(&ranges),
             StateIn::TooManyBad => self.too_many_bad(cx, out),
             StateIn::TellRecorded { number, connection } => self.tell_recorded(number, connection, cx, out),
             StateIn::PeerRecordsMerged {

@@ -3,12 +3,13 @@
 use super::StateEffect;
 use super::part::StatePart;
 use super::store::Then;
-use crate::bitmap::BitmapIn;
+use crate::bitmap::{BitmapIn, without};
 use crate::identity::{ConnectionNumber, TellNumber};
 use crate::part::{Outbox, To};
 use crate::peer::PeerIn;
 use crate::volume::state::{DiskState, Role};
 use mendblock_net::wire::message::{Message, PeerState, WireRecord};
+use mendblock_storage::units::BlockRange;
 use std::collections::BTreeMap;
 
 /// Tells to the peer, and from it.
@@ -30,6 +31,17 @@ impl Tells {
 
     pub fn remember(&mut self, records: Vec<WireRecord>) {
         self.unsent.extend(records);
+    }
+
+    /// These blocks are good again. Told of them on the next connection, the peer would hold them for bad when their tombstones are
+    /// gone, and would bring them back to the own list.
+    pub fn forget(&mut self, ranges: &[BlockRange]) {
+        let records = std::mem::take(&mut self.unsent);
+        let parts = records.into_iter().flat_map(|record| {
+            let left = without(vec![record.range], ranges);
+            left.into_iter().map(move |range| WireRecord { range, ..record })
+        });
+        self.unsent = parts.collect();
     }
 
     pub fn all_answered(&self) -> bool {
@@ -246,5 +258,26 @@ impl StatePart {
             frames: vec![frame],
             after: TellNumber(0),
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_left_the_list_is_not_told_any_more() {
+        let block = |first, count| BlockRange::new(first, count).unwrap();
+        let record = |range| WireRecord {
+            range,
+            state: 0,
+            cause: 0,
+            good_at: 2,
+            generation: 1,
+        };
+        let mut tells = Tells::default();
+        tells.remember(vec![record(block(10, 6)), record(block(40, 1))]);
+        tells.forget(&[block(10, 1), block(12, 2), block(40, 1)]);
+        assert_eq!(tells.unsent, [record(block(11, 1)), record(block(14, 2))]);
     }
 }
