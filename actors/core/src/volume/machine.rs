@@ -5,6 +5,7 @@ mod attach;
 mod behaviour;
 mod command;
 mod consent;
+mod demotion;
 mod detach;
 mod errors;
 mod generation;

@@ -19,6 +19,7 @@ impl Hash for StatePart {
             disk,
             exposed,
             health,
+            unsettled,
             store,
             attach,
             detach,
@@ -38,7 +39,7 @@ impl Hash for StatePart {
             last_peer_state,
         } = self;
         snapshot(current, state);
-        (disk, exposed, health, store, attach, detach).hash(state);
+        (disk, exposed, health, unsettled, store, attach, detach).hash(state);
         (link, early_lists, running, errors, sync, tells).hash(state);
         (openers, discard_my_data, helper_wanted, last_superblock, taken).hash(state);
         let heard = last_peer_state.map(|sent| mendblock_net::wire::message::PeerState { number: 0, ..sent });

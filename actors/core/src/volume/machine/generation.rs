@@ -3,13 +3,20 @@
 
 use super::StateEffect;
 use super::part::StatePart;
-use super::store::{Then, identifiers_of};
+use super::store::{Then, identifiers_of, slots};
 use crate::bitmap::HeaderChange;
 use crate::fact::Fact;
 use crate::part::{Context, Outbox};
 use crate::planted::{Fault, is_planted};
-use crate::volume::generations::identifiers::Generation;
+use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::{ConnectionState, DiskState, Role};
+
+/// A generation that is being made durable, and the slots before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Unsettled {
+    made: Generation,
+    before: Identifiers,
+}
 
 impl StatePart {
     fn source_open(&self) -> Option<Generation> {
@@ -37,17 +44,59 @@ impl StatePart {
         } else {
             "rename"
         };
-        self.current.identifiers = self
+        let next = self
             .current
             .identifiers
             .advance(primary, cx.fresh(), self.source_open());
+        self.make_generation(operation, next, cause, out);
+    }
+
+    fn make_generation(
+        &mut self,
+        operation: &'static str,
+        next: Identifiers,
+        cause: &str,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        let present = self.current.identifiers;
+        let before = self
+            .unsettled
+            .filter(|pending| pending.made.same(present.current))
+            .map_or(present, |pending| pending.before);
+        self.unsettled = Some(Unsettled {
+            made: next.current,
+            before,
+        });
+        self.current.identifiers = next;
         out.fact(Fact::Generation {
             operation,
-            current: self.current.identifiers.current.0,
+            current: next.current.0,
             cause: cause.to_owned(),
         });
         self.current.alone_settled = false;
         self.store(Then::GenerationMade);
+    }
+
+    /// The disk is given up before its new generation was durable: nobody has worked under that name, and the peer may go on from the
+    /// one before. Kept, it would make a split brain of two copies of which this one has nothing that counts; the bits that were set
+    /// since stay.
+    fn take_generation_back(&mut self, out: &mut Outbox<StateEffect>) {
+        let present = self.current.identifiers;
+        let void = self
+            .unsettled
+            .take()
+            .filter(|pending| pending.made.same(present.current));
+        let Some(Unsettled { before, .. }) = void else {
+            return;
+        };
+        self.current.identifiers = before.with_role(present.current.is_primary());
+        if self.health.slots == slots(&present) {
+            let change = HeaderChange {
+                slots: Some(slots(&self.current.identifiers)),
+                ..HeaderChange::default()
+            };
+            self.set_header(change, out);
+        }
     }
 
     /// Some new generation is not durable yet.
@@ -60,6 +109,7 @@ impl StatePart {
         // this disk `alone_settled` decides nothing.
         self.current.alone_settled = true;
         if !ok {
+            self.take_generation_back(out);
             out.fact(Fact::Alert {
                 what:
                     "a new generation could not be written: writes that only this disk has are not answered"
@@ -67,6 +117,7 @@ impl StatePart {
             });
             return;
         }
+        self.unsettled = None;
         // Not before: else a failed write leaves an exposed generation that no disk has, and no peer would fit ever again.
         if self.vector().disk.is_usable() {
             self.exposed = self.current.identifiers.current;
@@ -164,14 +215,7 @@ impl StatePart {
                 .identifiers
                 .for_diskless_primary(false, cx.fresh(), self.source_open(), unattached);
         if let Some(identifiers) = next {
-            self.current.identifiers = identifiers;
-            out.fact(Fact::Generation {
-                operation: "new",
-                current: identifiers.current.0,
-                cause: "the peer is Primary without a disk".to_owned(),
-            });
-            self.current.alone_settled = false;
-            self.store(Then::GenerationMade);
+            self.make_generation("new", identifiers, "the peer is Primary without a disk", out);
         } else if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
             self.send_generations(connection, out);
         }

@@ -610,7 +610,9 @@ impl StatePart {
             self.attach_ended(out);
         }
         self.current.peer_loss_settled = true;
+        let round = self.query();
         self.sync.begin(
+            round,
             decision,
             connection,
             self.link.as_ref().and_then(Link::peer_identifiers),

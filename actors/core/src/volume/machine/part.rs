@@ -48,6 +48,8 @@ pub struct StatePart {
     /// What the application has seen last (`generations.md` 5).
     pub(super) exposed: Generation,
     pub(super) health: HealthHeader,
+    /// A generation that is not durable yet.
+    pub(super) unsettled: Option<super::generation::Unsettled>,
     pub(super) store: Store,
     pub(super) attach: Option<Attaching>,
     pub(super) detach: Option<DetachRun>,
@@ -140,6 +142,7 @@ impl StatePart {
             disk: last_disk,
             exposed,
             health,
+            unsettled: None,
             store: Store::default(),
             attach: None,
             detach: None,
@@ -429,7 +432,7 @@ impl Part for StatePart {
                 query,
                 result,
                 uncovered,
-            } => self.written_out(query, result, uncovered, cx, out),
+            } => self.written_out(query, result, uncovered, out),
             StateIn::HealthWritten { query, durable } => self.health_written(query, durable, cx, out),
             StateIn::Anchor(anchor) => self.health.anchor = anchor,
             StateIn::TooManyBad => self.too_many_bad(cx, out),

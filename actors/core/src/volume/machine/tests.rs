@@ -8,6 +8,8 @@ mod connection;
 mod detach;
 mod offer;
 mod restart;
+mod rounds;
 mod spoiled;
+mod taken_back;
 mod uncompared;
 mod world;
