@@ -24,7 +24,6 @@ impl Hash for StatePart {
             attach,
             detach,
             link,
-            early_lists,
             running,
             errors,
             sync,
@@ -40,7 +39,7 @@ impl Hash for StatePart {
         } = self;
         snapshot(current, state);
         (disk, exposed, health, unsettled, store, attach, detach).hash(state);
-        (link, early_lists, running, errors, sync, tells).hash(state);
+        (link, running, errors, sync, tells).hash(state);
         (openers, discard_my_data, helper_wanted, last_superblock, taken).hash(state);
         let heard = last_peer_state.map(|sent| mendblock_net::wire::message::PeerState { number: 0, ..sent });
         heard.hash(state);

@@ -54,8 +54,6 @@ pub struct StatePart {
     pub(super) attach: Option<Attaching>,
     pub(super) detach: Option<DetachRun>,
     pub(super) link: Option<Link>,
-    /// Lists that were merged on a connection of which the peer part has not told yet.
-    pub(super) early_lists: Vec<(crate::identity::ConnectionNumber, super::link::KnownBad)>,
     pub(super) running: Option<Running>,
     pub(super) errors: super::errors::Errors,
     pub(super) sync: super::sync::Sync,
@@ -147,7 +145,6 @@ impl StatePart {
             attach: None,
             detach: None,
             link: None,
-            early_lists: Vec::new(),
             running: None,
             errors: super::errors::Errors::default(),
             sync: super::sync::Sync::default(),

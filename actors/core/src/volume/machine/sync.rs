@@ -632,6 +632,9 @@ impl StatePart {
         });
         self.store(Then::SourceFinished);
         let ids = self.current.identifiers;
+        if let Some(link) = self.link.as_mut() {
+            link.peer_is_healed();
+        }
         if let Some(info) = self.link.as_mut().and_then(|link| link.generations.as_mut()) {
             (info.current, info.bitmap, info.history) =
                 (ids.current.0, ids.bitmap.0, [ids.history[0].0, ids.history[1].0]);
