@@ -2,7 +2,8 @@
 
 use super::world::*;
 use crate::configuration::OnIoError::Detach;
-use crate::volume::state::{ConnectionState, DiskState};
+use crate::volume::generations::identifiers::Generation;
+use crate::volume::state::{ConnectionState, DiskState, Role};
 use mendblock_net::wire::message::{Message, RequestedChange};
 
 fn sync_id(event: &Event) -> bool {
@@ -41,4 +42,40 @@ fn a_start_that_becomes_durable_late_is_not_the_start_of_the_next_resync() {
     world.release(Kind::Exchange);
     assert_eq!(world.vector().connection, ConnectionState::SyncSource);
     assert_eq!(world.count(from, sync_id), 1);
+}
+
+/// A Primary orders `invalidate` and then `detach` while this node starts as source: its own disk may still have this node's
+/// generation, and its first write waits for another one.
+#[test]
+fn a_primary_that_gives_up_what_it_invalidated_is_served_under_a_new_name() {
+    for held in [None, Some(Kind::SuperblockWrite), Some(Kind::SetHeader)] {
+        let mut world = World::connected(Detach);
+        world.peer.role = Role::Primary;
+        world.peer_state();
+        world.settle();
+        world.hear(Message::ChangeRequest {
+            request: 7,
+            change: RequestedChange::FullSyncToMe,
+        });
+        if let Some(kind) = held {
+            world.fate(kind, Fate::Hold);
+        }
+        world.settle();
+        world.fates.clear();
+        world.peer.disk = DiskState::Failed;
+        world.hear(Message::Tell {
+            number: 1,
+            attach_id: world.peer.attach_id,
+            failed: true,
+            records: Vec::new(),
+        });
+        world.settle();
+        world.peer.disk = DiskState::Diskless;
+        world.peer_state();
+        world.settle();
+        let named = world.snapshot().identifiers.current;
+        assert!(!named.same(Generation(BASE)), "{held:?}");
+        assert_eq!(world.superblock.generations.current, named.0);
+        assert_eq!(world.vector().disk, DiskState::UpToDate);
+    }
 }
