@@ -58,6 +58,12 @@ impl World {
         id
     }
 
+    /// The last order is not answered yet.
+    pub fn awaits_answer(&self) -> bool {
+        let last = self.last_command;
+        !self.nodes.iter().any(|node| node.answers.contains_key(&last))
+    }
+
     /// Gives an order and waits for its answer.
     #[track_caller]
     pub fn order(&mut self, node: usize, command: Command) -> CommandAnswer {

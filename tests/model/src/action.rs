@@ -171,7 +171,7 @@ impl World {
             if self.may_write(node) && self.ledger.writes() < MOST_WRITES {
                 orders.extend((0..BLOCKS).map(|block| Action::Write(node, block)));
             }
-            if it.disk_usable() && (self.with_known || !self.lists_are_under_way()) {
+            if it.disk_usable() {
                 let good = (0..BLOCKS).filter(|block| it.platters.bad & 1 << block == 0);
                 orders.extend(good.map(|block| Action::ReadError(node, block)));
             }
@@ -185,19 +185,6 @@ impl World {
             orders.push(Action::Cut);
         }
         orders
-    }
-
-    /// Lists of bad blocks cross while a connection, or an attach on it, is being agreed. A block that goes bad just then is in
-    /// one node's count and not in the other's: a known fault of the product (see the README).
-    fn lists_are_under_way(&self) -> bool {
-        self.nodes.iter().any(|node| {
-            node.vector().connection == ConnectionState::WFReportParams
-                || matches!(node.vector().disk, DiskState::Attaching | DiskState::Negotiating)
-        }) || self
-            .channels
-            .iter()
-            .flatten()
-            .any(|what| matches!(what, Wire::Lists(_)))
     }
 
     /// Lets it happen.

@@ -14,7 +14,6 @@ struct Options {
     starts: Vec<String>,
     policy: OnIoError,
     planted: Planted,
-    with_known: bool,
 }
 
 const USAGE: &str = "options:
@@ -24,7 +23,6 @@ const USAGE: &str = "options:
   --states N      stop then, for each start (20000000)
   --start NAME    secondaries, primary, alone, diskless (all)
   --policy NAME   detach or pass-on (detach)
-  --known yes     also what leads to faults that are known (README.md)
   --planted NAME  a fault of the model: clear-without-proof, old-generation, ignore-the-peer, stale-generations";
 
 fn options() -> Result<Options, String> {
@@ -38,7 +36,6 @@ fn options() -> Result<Options, String> {
         starts: Vec::new(),
         policy: OnIoError::Detach,
         planted: Planted::Nothing,
-        with_known: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -58,7 +55,6 @@ fn options() -> Result<Options, String> {
             "--start" => options.starts.push(value),
             "--policy" if value == "detach" => options.policy = OnIoError::Detach,
             "--policy" if value == "pass-on" => options.policy = OnIoError::PassOn,
-            "--known" => options.with_known = value == "yes",
             "--planted" => {
                 options.planted = Planted::named(&value).ok_or(format!("no fault {value}\n{USAGE}"))?;
             }
@@ -83,11 +79,7 @@ fn line(outcome: &Outcome, seconds: f64) -> String {
 }
 
 fn search(name: &str, options: &Options) -> Result<bool, String> {
-    let begin = || {
-        let mut world = start(name, options.policy, options.planted)?;
-        world.with_known = options.with_known;
-        Some(world)
-    };
+    let begin = || start(name, options.policy, options.planted);
     let world = begin().ok_or_else(|| format!("no start {name}\n{USAGE}"))?;
     let [a, b] = world.nodes.each_ref().map(|node| node.vector());
     println!("{name}: A {a}, B {b}");

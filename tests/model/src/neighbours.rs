@@ -249,7 +249,12 @@ impl World {
                 self.nodes[node].mark_durably(blocks);
                 queue.push_back(StateIn::TellRecorded { number, connection });
             }
-            BitmapIn::SendRecords { .. } => self.send(node, Wire::Lists(self.nodes[node].platters.bad)),
+            BitmapIn::SendRecords { .. } => {
+                let bad = self.nodes[node].platters.bad;
+                self.nodes[node].lists.sent.push_back(bad);
+                self.send(node, Wire::Lists(bad));
+                self.round(node, queue);
+            }
             BitmapIn::Exchange {
                 connection, source, ..
             } => {
@@ -260,6 +265,22 @@ impl World {
                 self.exchange(node, queue);
             }
             _ => {}
+        }
+    }
+
+    /// A list was sent and the peer's is merged: both nodes count by these two.
+    fn round(&mut self, node: usize, queue: &mut Queue) {
+        let connection = ConnectionNumber(self.connection);
+        let lists = &mut self.nodes[node].lists;
+        if lists.sent.is_empty() || lists.received.is_empty() {
+            return;
+        }
+        if let (Some(own), Some(peer)) = (lists.sent.pop_front(), lists.received.pop_front()) {
+            queue.push_back(StateIn::PeerRecordsMerged {
+                connection,
+                own_bad: count(own),
+                peer_bad: count(peer),
+            });
         }
     }
 
@@ -393,11 +414,8 @@ impl World {
                 it.platters.suspect = bad;
                 let listed = it.platters.bad | bad;
                 it.mark_durably(listed);
-                queue.push_back(StateIn::PeerRecordsMerged {
-                    connection,
-                    own_bad: count(it.platters.bad),
-                    peer_bad: count(bad),
-                });
+                it.lists.received.push_back(bad);
+                self.round(node, queue);
             }
             Wire::Bits(bits) => {
                 self.nodes[node].exchange.received = Some(bits);

@@ -138,6 +138,15 @@ pub struct Exchange {
     pub received: Option<u8>,
 }
 
+/// Lists of bad blocks of this connection that have no counterpart yet.
+#[derive(Clone, Default, Hash)]
+pub struct Lists {
+    /// Sent.
+    pub sent: VecDeque<u8>,
+    /// The peer's.
+    pub received: VecDeque<u8>,
+}
+
 /// A comparison of generations that this node has made, for the comparison with the other one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
@@ -172,6 +181,8 @@ pub struct Node {
     pub volume: Volume,
     /// See there.
     pub exchange: Exchange,
+    /// See there.
+    pub lists: Lists,
     /// Target: blocks that are still to be copied.
     pub copying: Option<u8>,
     /// Blocks that could not be copied.
@@ -202,6 +213,7 @@ impl Node {
             wish: LinkWish::Down,
             volume: Volume::default(),
             exchange: Exchange::default(),
+            lists: Lists::default(),
             copying: None,
             lost: 0,
             commands: Vec::new(),
@@ -249,6 +261,7 @@ impl Node {
         self.stores.hash(hasher);
         self.volume.hash(hasher);
         self.exchange.hash(hasher);
+        self.lists.hash(hasher);
         (self.bits, self.closing, self.wish, self.copying, self.lost).hash(hasher);
         (self.commands.len(), self.bring_up.is_some(), self.errors).hash(hasher);
         self.promoted_apart.hash(hasher);

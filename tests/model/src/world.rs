@@ -63,8 +63,6 @@ pub struct World {
     pub broken: Vec<String>,
     /// What is wrong on purpose.
     pub planted: Planted,
-    /// Events that lead to what is known to be wrong are tried too.
-    pub with_known: bool,
     configurations: [Arc<VolumeConfiguration>; 2],
 }
 
@@ -87,7 +85,6 @@ impl World {
             ledger: Ledger::default(),
             broken: Vec::new(),
             planted,
-            with_known: false,
             configurations,
         };
         for node in [0, 1] {
@@ -300,6 +297,7 @@ impl World {
         self.volume_lost_connection(node, queue);
         let it = &mut self.nodes[node];
         it.exchange = Default::default();
+        it.lists = Default::default();
         it.copying = None;
         queue.push_back(StateIn::Link(LinkFact::Down {
             connection: ConnectionNumber(self.connection),

@@ -15,13 +15,18 @@ const SLICE: Depth = Depth {
     tools_one_in: 50,
 };
 
-/// Known defects, by what the state says: the pair needs an administrator where it should get well by itself. Nothing is lost. They
-/// are printed, not failed on; the command counts them.
-const KNOWN: [&str; 2] = [
-    // A disk that is newer than the one of the connected peer is attached: the peer will not become the target.
-    "the peer's disk was refused: Refusing to be Outdated while Connected",
-    // The peer loses power just before a Primary's detach begins: both name a generation, and nobody wrote under either.
-    "the peer's disk was refused: split brain",
+/// What these found, shortest first. Times and orders follow from the seed only as long as the sources are the same: the unit tests of
+/// the state part hold each fault by itself.
+const FOUND: [&str; 5] = [
+    // The peer lost power as a Primary's detach began: split brain though nobody wrote.
+    "--seed 12 --only trim+write-fua+detach --victim peer --crash-at 4 --mode torn --then takeover",
+    // A disk that is newer than the one of the connected peer could not be attached.
+    "--seed 17 --only read-bad,demote --victim node --crash-at 2 --mode all-lost --then alone",
+    "--seed 53 --only read-bad,demote --victim node --crash-at 3 --mode all-lost --then alone",
+    // An attach that came while the detach still closed the devices was refused as "attached".
+    "--seed 2454128063 --only read-bad,attach --victim node --crash-at 0 --mode nothing-lost --then together",
+    // A fault of the check: a ring that is being made anew is torn, and nobody needs it, because the log is clean.
+    "--seed 541 --only read-bad,attach --victim node --crash-at 19 --mode torn --then alone",
 ];
 
 fn seed(default: u64) -> u64 {
@@ -40,12 +45,6 @@ fn expect_nothing(campaign: &Campaign<'_>) {
         "{} states, {} with off-line tools",
         campaign.states, campaign.tool_states
     );
-    let (known, found): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(|text| KNOWN.iter().any(|known| text.contains(known)));
-    for text in known {
-        println!("known: {}", text.lines().next().unwrap_or_default());
-    }
     assert!(found.is_empty(), "{}", found.join("\n\n"));
 }
 
@@ -72,6 +71,16 @@ fn every_single_operation() {
 #[test]
 fn every_other_single_operation() {
     single_operations(1);
+}
+
+#[test]
+fn what_was_found_before() {
+    let bench = Bench::prepare();
+    let mut campaign = Campaign::new(&bench, seed(1), SLICE, None);
+    for state in FOUND {
+        campaign.try_one(&state.parse().unwrap());
+    }
+    expect_nothing(&campaign);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The health file: one write at a time, coalesced; who waits for it is told when the version with his change is durable.
 
 use super::part::BitmapPart;
+use super::rounds::Lists;
 use super::{BitmapEffect, HeaderChange, HealthHeader};
 use crate::fact::Fact;
 use crate::identity::{ConnectionNumber, Query};
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 enum Waiter {
     Query(Query),
     /// The peer's lists are merged on this connection.
-    Merged(ConnectionNumber),
+    Merged(ConnectionNumber, Lists),
     /// The peer is told that its tombstones may go (6.4): not before its blocks are dropped durably here.
     Confirm(ConnectionNumber, Vec<BlockRange>),
     /// The peer is told that blocks are healed (6.4): not before the tombstones are durable.
@@ -196,12 +197,19 @@ impl BitmapPart {
     }
 
     /// The peer's lists are in the records: the handshake may go on when they are durable.
-    pub(super) fn persist_merge(&mut self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn persist_merge(
+        &mut self,
+        connection: ConnectionNumber,
+        lists: Lists,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
         if self.health.content.is_none() {
-            return self.report_merge(connection, out);
+            return self.merged(connection, lists, out);
         }
         let version = self.health.changed();
-        self.health.waiters.push((version, Waiter::Merged(connection)));
+        self.health
+            .waiters
+            .push((version, Waiter::Merged(connection, lists)));
     }
 
     /// Confirms to the peer, once it is durable, that its blocks are dropped here. Without a file nothing can come back.
@@ -276,7 +284,7 @@ impl BitmapPart {
                     query,
                     durable: result.is_ok(),
                 })),
-                Waiter::Merged(connection) => self.report_merge(connection, out),
+                Waiter::Merged(connection, lists) => self.merged(connection, lists, out),
                 // Not confirmed, the peer keeps its tombstones; not told, it keeps its suspect records: both only too long.
                 Waiter::Confirm(..) | Waiter::TellHealed(_) if result.is_err() => {}
                 Waiter::Confirm(connection, ranges) => {

@@ -2,6 +2,7 @@
 
 use super::BitmapEffect;
 use super::part::BitmapPart;
+use super::rounds::Lists;
 use crate::fact::Fact;
 use crate::identity::ConnectionNumber;
 use crate::part::{Outbox, To};
@@ -14,7 +15,7 @@ use mendblock_storage::units::BlockRange;
 
 impl BitmapPart {
     /// Sends the own list, what is known of the peer's blocks, and the tombstones.
-    pub(super) fn send_records(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
+    pub(super) fn send_records(&mut self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
         let records = self.records();
         let listed = |record: &&Record| record.is_listed();
         let own: Vec<WireRecord> = records
@@ -32,6 +33,9 @@ impl BitmapPart {
         let tombstones: Vec<BlockRange> = records
             .map(|records| records.tombstones().map(|record| record.range).collect())
             .unwrap_or_default();
+        let lists = lists(&own, &suspect, &tombstones);
+        self.rounds.sent(connection, lists);
+        self.report_rounds(out);
         let (mut own, mut suspect, mut tombstones) = (&own[..], &suspect[..], &tombstones[..]);
         loop {
             let mut room = MAX_RECORDS;
@@ -63,8 +67,9 @@ impl BitmapPart {
             } => {
                 self.begin_round(connection);
                 self.merge_lists(connection, &own, &suspect, &tombstones, out);
-                if last {
-                    self.persist_merge(connection, out);
+                let part = lists(&own, &suspect, &tombstones);
+                if let Some(lists) = self.rounds.arrived(connection, part, last) {
+                    self.persist_merge(connection, lists, out);
                 }
             }
             Message::OutOfSync { ranges } => {
@@ -149,18 +154,34 @@ impl BitmapPart {
         self.confirm(connection, ranges, out);
     }
 
-    pub(super) fn report_merge(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
-        let own_bad = self.records().map_or(0, |records| records.own_blocks());
-        let peer_bad = self
-            .peer_bad_ranges()
-            .iter()
-            .map(|range| u64::from(range.count()))
-            .sum();
-        out.send(To::State(StateIn::PeerRecordsMerged {
-            connection,
-            own_bad,
-            peer_bad,
-        }));
+    /// The peer's list is in the records, durably.
+    pub(super) fn merged(
+        &mut self,
+        connection: ConnectionNumber,
+        lists: Lists,
+        out: &mut Outbox<BitmapEffect>,
+    ) {
+        self.rounds.merged(connection, lists);
+        self.report_rounds(out);
+    }
+
+    fn report_rounds(&mut self, out: &mut Outbox<BitmapEffect>) {
+        while let Some((connection, own_bad, peer_bad)) = self.rounds.next() {
+            out.send(To::State(StateIn::PeerRecordsMerged {
+                connection,
+                own_bad,
+                peer_bad,
+            }));
+        }
+    }
+}
+
+fn lists(own: &[WireRecord], suspect: &[WireRecord], healed: &[BlockRange]) -> Lists {
+    let ranges = |records: &[WireRecord]| records.iter().map(|record| record.range).collect();
+    Lists {
+        own: ranges(own),
+        suspect: ranges(suspect),
+        healed: healed.to_vec(),
     }
 }
 

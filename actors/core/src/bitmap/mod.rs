@@ -8,6 +8,7 @@ mod load;
 mod pages;
 mod part;
 mod records;
+mod rounds;
 #[cfg(test)]
 mod tests;
 

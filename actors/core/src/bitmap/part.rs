@@ -5,6 +5,7 @@ use super::health::HealthWriter;
 use super::load::Loading;
 use super::pages::PageWriter;
 use super::records::without;
+use super::rounds::Rounds;
 use super::{BadBlocks, BitmapEffect, BitmapIn};
 use crate::configuration::VolumeConfiguration;
 use crate::disk::{DiskIn, MetaCompletion, MetaKind, MetaOperation, TableAnswer};
@@ -42,6 +43,7 @@ pub struct BitmapPart {
     pub(super) pages: PageWriter,
     pub(super) health: HealthWriter,
     pub(super) exchange: Exchange,
+    pub(super) rounds: Rounds,
     pub(super) last_mark: MarkNumber,
     /// No mark below `last_mark` is still to be replayed to this generation (R5).
     replayed: bool,
@@ -94,6 +96,7 @@ impl BitmapPart {
             pages: PageWriter::default(),
             health: HealthWriter::default(),
             exchange: Exchange::default(),
+            rounds: Rounds::default(),
             last_mark: MarkNumber(0),
             replayed: generation.0 <= 1,
             now_wall: 0,

@@ -539,7 +539,7 @@ fn minus(range: BlockRange, without: BlockRange) -> Vec<BlockRange> {
 }
 
 /// Joins sorted ranges that touch or overlap.
-fn joined(sorted: Vec<BlockRange>) -> Vec<BlockRange> {
+pub(super) fn joined(sorted: Vec<BlockRange>) -> Vec<BlockRange> {
     let mut result: Vec<BlockRange> = Vec::with_capacity(sorted.len());
     for range in sorted {
         match result.last_mut() {

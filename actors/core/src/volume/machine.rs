@@ -5,6 +5,7 @@ mod attach;
 mod behaviour;
 mod command;
 mod consent;
+mod demotion;
 mod detach;
 mod errors;
 mod generation;
@@ -299,13 +300,14 @@ pub enum StateIn {
         /// On which connection.
         connection: ConnectionNumber,
     },
-    /// From `BitmapActor`: the peer's bad-block list of this connection is merged (the handshake may run).
+    /// From `BitmapActor`: the own list was sent on this connection and the peer's is merged (the handshake may run): once for each
+    /// `BitmapIn::SendRecords`. The counts are those of the lists that were exchanged, so that the peer decides by the same.
     PeerRecordsMerged {
         /// Which connection.
         connection: ConnectionNumber,
-        /// Blocks in the own bad-block list (with either side's list not empty, "no resync" is not "nothing to do").
+        /// Blocks that are bad here (with either count above 0, "no resync" is not "nothing to do").
         own_bad: u64,
-        /// Blocks whose copy at the peer is known to be bad.
+        /// Blocks that are bad at the peer.
         peer_bad: u64,
     },
     /// From `BitmapActor`: the bitmaps are exchanged and both sides have the union.

@@ -24,6 +24,8 @@ struct Before {
     peer_is_good: bool,
     /// The node gave its disk up because of the bad block.
     given_up: bool,
+    /// An order is under way.
+    is_ordered: bool,
 }
 
 impl Before {
@@ -34,6 +36,7 @@ impl Before {
             primary,
             primary_is_good: primary.is_some_and(|node| world.disk_state(node) == DiskState::UpToDate),
             peer_is_good: is_good(world, 0) && is_good(world, 1),
+            is_ordered: world.awaits_answer(),
             given_up: bad && world.disk_state(0) == DiskState::Diskless,
         }
     }
@@ -104,7 +107,7 @@ pub fn follow(world: &mut World, state: &CrashState, on_image: impl FnOnce(&Worl
     } else if primary_is_down
         || !world.nodes.iter().any(|node| node.up)
         || (before.primary.is_some() && !before.primary_is_good)
-        || (before.primary.is_none() && comes_back_as_primary(world))
+        || (before.primary.is_none() && before.is_ordered && comes_back_as_primary(world))
     {
         // What no flush covered may be gone: its only other copy is no longer the one that counts.
         world.history.power_lost();
@@ -117,7 +120,8 @@ pub fn follow(world: &mut World, state: &CrashState, on_image: impl FnOnce(&Worl
     power_cycle(world);
 }
 
-/// A node that was demoted lost power before its disk said so: it counts as a crashed Primary, and its copy wins.
+/// A node that is being demoted lost power before its disk said so: it counts as a crashed Primary, and its copy wins. (Once the
+/// demotion is answered, that is over.)
 fn comes_back_as_primary(world: &World) -> bool {
     let mut crashed = world.nodes.iter().filter(|node| !node.up);
     crashed.any(|node| {

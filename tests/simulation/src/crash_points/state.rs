@@ -3,6 +3,7 @@
 use super::workload::Workload;
 use mendblock_kit::device::Loss;
 use std::fmt;
+use std::str::FromStr;
 
 /// Who loses power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,5 +122,50 @@ impl fmt::Display for CrashState {
             name_of(&MODES, &self.mode),
             name_of(&THENS, &self.then),
         )
+    }
+}
+
+/// Reads what [`fmt::Display`] wrote.
+impl FromStr for CrashState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let value = |name: &str| {
+            let place = words.iter().position(|word| *word == name);
+            let value = place.and_then(|place| words.get(place + 1));
+            value
+                .copied()
+                .ok_or_else(|| format!("{name} is missing in {text}"))
+        };
+        let number = |name: &str| {
+            let text = value(name)?;
+            text.parse::<u64>()
+                .map_err(|error| format!("{name} {text}: {error}"))
+        };
+        Ok(Self {
+            workload: value("--only")?.parse()?,
+            seed: number("--seed")?,
+            victim: named(&VICTIMS, value("--victim")?)?,
+            crash_at: number("--crash-at")? as usize,
+            mode: named(&MODES, value("--mode")?)?,
+            then: named(&THENS, value("--then")?)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        let text =
+            "--seed 12 --only trim+write-fua+detach --victim peer --crash-at 4 --mode torn --then takeover";
+        assert_eq!(
+            text.parse::<CrashState>().map(|state| state.to_string()),
+            Ok(text.to_owned())
+        );
+        assert!("--seed 12".parse::<CrashState>().is_err());
     }
 }

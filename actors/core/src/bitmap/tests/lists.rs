@@ -38,6 +38,8 @@ fn old_suspect_record_meets_a_healed_block() {
 fn lists_are_merged_durably_before_the_handshake() {
     let mut node = Node::attached(0);
     node.hold_health = true;
+    node.send(BitmapIn::SendRecords { connection: LINK });
+    node.frames.clear();
     node.peer(lists(vec![record(3)], vec![record(4)], vec![range(9, 2)]));
     while node.complete() {}
     let merged = |node: &Node| {
@@ -68,6 +70,77 @@ fn lists_are_merged_durably_before_the_handshake() {
         (&picture.own[..], &picture.peer[..]),
         (&[range(4, 1)][..], &[range(3, 1)][..])
     );
+}
+
+fn counts(node: &Node) -> Vec<(u64, u64)> {
+    let merged = node.state.iter().filter_map(|state| match state {
+        StateIn::PeerRecordsMerged {
+            own_bad, peer_bad, ..
+        } => Some((*own_bad, *peer_bad)),
+        _ => None,
+    });
+    merged.collect()
+}
+
+/// Each node decides by the lists that both know of: a block that goes bad behind one of them is in neither count, whichever list
+/// was sent first.
+#[test]
+fn both_nodes_count_the_same_when_a_block_goes_bad_while_lists_cross() {
+    let bad = |node: &mut Node, block| {
+        let error = ErrorNumber(1);
+        node.mark(block, MarkReason::ReadError { error });
+        node.run();
+    };
+    for error_at in 0..4 {
+        let (mut a, mut b) = (Node::attached(0), Node::attached(1));
+        let error = |b: &mut Node, at| {
+            if at == error_at {
+                bad(b, 8);
+            }
+        };
+        error(&mut b, 0);
+        a.send(BitmapIn::SendRecords { connection: LINK });
+        talk(&mut a, &mut b);
+        assert_eq!(counts(&b), [], "its own list is not sent yet");
+        error(&mut b, 1);
+        b.send(BitmapIn::SendRecords { connection: LINK });
+        error(&mut b, 2);
+        talk(&mut a, &mut b);
+        error(&mut b, 3);
+        let listed = u64::from(error_at < 2);
+        assert_eq!(counts(&a), [(0, listed)], "{error_at}");
+        assert_eq!(counts(&b), [(listed, 0)], "{error_at}");
+    }
+}
+
+/// Suspicions count on both sides, unless the one that is meant has healed the block meanwhile.
+#[test]
+fn suspected_and_healed_blocks_are_counted_alike() {
+    let (mut a, mut b) = (Node::attached(0), Node::attached(1));
+    for block in [20, 21, 30] {
+        a.mark(block, MarkReason::PeerFailed);
+    }
+    b.mark(
+        30,
+        MarkReason::ReadError {
+            error: ErrorNumber(1),
+        },
+    );
+    b.mark(
+        21,
+        MarkReason::ReadError {
+            error: ErrorNumber(2),
+        },
+    );
+    b.clear(21, ClearReason::ResyncWritten);
+    a.run();
+    b.run();
+    for node in [&mut a, &mut b] {
+        node.send(BitmapIn::SendRecords { connection: LINK });
+    }
+    talk(&mut a, &mut b);
+    assert_eq!(counts(&a), [(0, 2)]);
+    assert_eq!(counts(&b), [(2, 0)]);
 }
 
 #[test]

@@ -19,11 +19,11 @@ impl Hash for StatePart {
             disk,
             exposed,
             health,
+            unsettled,
             store,
             attach,
             detach,
             link,
-            early_lists,
             running,
             errors,
             sync,
@@ -38,8 +38,8 @@ impl Hash for StatePart {
             last_peer_state,
         } = self;
         snapshot(current, state);
-        (disk, exposed, health, store, attach, detach).hash(state);
-        (link, early_lists, running, errors, sync, tells).hash(state);
+        (disk, exposed, health, unsettled, store, attach, detach).hash(state);
+        (link, running, errors, sync, tells).hash(state);
         (openers, discard_my_data, helper_wanted, last_superblock, taken).hash(state);
         let heard = last_peer_state.map(|sent| mendblock_net::wire::message::PeerState { number: 0, ..sent });
         heard.hash(state);

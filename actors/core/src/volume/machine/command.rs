@@ -6,7 +6,7 @@ use super::{Command, CommandAnswer, StateEffect};
 use crate::bitmap::BitmapIn;
 use crate::engine::VolumeIn;
 use crate::identity::{MarkNumber, Query};
-use crate::part::{Context, Instant, Outbox, PartName, To};
+use crate::part::{Context, Instant, Outbox, To};
 use crate::peer::{LinkWish, PeerIn};
 use crate::volume::generations::promotion::{self, KnownDisk};
 use crate::volume::state::{
@@ -38,16 +38,16 @@ pub(super) enum Stage {
 /// A command that runs.
 #[derive(Clone, Hash)]
 pub(super) struct Running {
-    id: u64,
-    command: Command,
+    pub id: u64,
+    pub command: Command,
     pub stage: Stage,
     pub until: Instant,
     /// The peer said "not now": it is not asked again before.
-    not_before: Option<Instant>,
+    pub not_before: Option<Instant>,
 }
 
 /// A peer that says "not now" is asked again after this time, ms.
-const ASK_AGAIN: u64 = 200;
+pub(super) const ASK_AGAIN: u64 = 200;
 
 impl Running {
     pub fn wake_at(&self) -> Instant {
@@ -96,7 +96,7 @@ pub(super) fn failure(text: String) -> CommandAnswer {
     }
 }
 
-fn nothing_to_do(text: &str) -> CommandAnswer {
+pub(super) fn nothing_to_do(text: &str) -> CommandAnswer {
     CommandAnswer {
         code: 2,
         text: text.to_owned(),
@@ -123,7 +123,7 @@ pub(super) fn attach_refused(reason: AttachFailure, text: &str) -> CommandAnswer
     }
 }
 
-fn refused(refusal: &Refusal, cause: Option<&str>) -> CommandAnswer {
+pub(super) fn refused(refusal: &Refusal, cause: Option<&str>) -> CommandAnswer {
     let text = cause.map_or_else(|| refusal.to_string(), |cause| format!("{refusal}: {cause}"));
     CommandAnswer {
         code: refusal.number(),
@@ -197,6 +197,7 @@ impl StatePart {
         match self.running.as_ref().map(|running| running.stage) {
             Some(Stage::Transient) => {}
             Some(Stage::Stored) => return self.promotion_stored(true, cx, out),
+            Some(Stage::Storing) => return self.demotion_without_disk(out),
             _ => return,
         }
         let Some(running) = self.running.as_mut() else {
@@ -226,13 +227,13 @@ impl StatePart {
         }
     }
 
-    fn stage(&mut self, stage: Stage) {
+    pub(super) fn stage(&mut self, stage: Stage) {
         if let Some(running) = self.running.as_mut() {
             running.stage = stage;
         }
     }
 
-    fn is_at(&self, stage: Stage) -> bool {
+    pub(super) fn is_at(&self, stage: Stage) -> bool {
         self.running
             .as_ref()
             .is_some_and(|running| running.stage == stage)
@@ -255,7 +256,7 @@ impl StatePart {
     }
 
     /// A refusal that only says "not now" leaves the command waiting for the next change, until its deadline.
-    fn refuse_or_wait(&mut self, refusal: &Refusal, out: &mut Outbox<StateEffect>) {
+    pub(super) fn refuse_or_wait(&mut self, refusal: &Refusal, out: &mut Outbox<StateEffect>) {
         if *refusal != Refusal::InTransientState {
             self.answer(refused(refusal, None), out);
         }
@@ -272,7 +273,7 @@ impl StatePart {
         )
     }
 
-    fn ask_peer(&mut self, change: RequestedChange, out: &mut Outbox<StateEffect>) {
+    pub(super) fn ask_peer(&mut self, change: RequestedChange, out: &mut Outbox<StateEffect>) {
         let request = self.query().0;
         if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
             self.stage(Stage::Asked(request));
@@ -280,7 +281,7 @@ impl StatePart {
         }
     }
 
-    fn connected_now(&self) -> bool {
+    pub(super) fn connected_now(&self) -> bool {
         self.vector().connection.is_connected_or_better() && self.link.is_some()
     }
 
@@ -349,7 +350,7 @@ impl StatePart {
     }
 
     /// Names a generation where one is due, then writes the Primary indicator; the role changes when both are durable.
-    fn promote(&mut self, force: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+    pub(super) fn promote(&mut self, force: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
         let vector = *self.vector();
         let raise = force
             && vector.disk.is_usable()
@@ -424,19 +425,7 @@ impl StatePart {
         }
     }
 
-    // Demotion.
-
-    fn begin_demotion(&mut self, out: &mut Outbox<StateEffect>) {
-        if self.vector().role != Role::Primary {
-            return self.answer(nothing_to_do("role is Secondary"), out);
-        }
-        if let Err(refusal) = self.would(|v| v.role = Role::Secondary) {
-            return self.refuse_or_wait(&refusal, out);
-        }
-        let query = self.query();
-        self.stage(Stage::Quiescing(query));
-        out.send(To::Volume(VolumeIn::Quiesce { query }));
-    }
+    // Writes are retired, pages are written.
 
     pub(super) fn quiesced(
         &mut self,
@@ -449,59 +438,34 @@ impl StatePart {
             return;
         }
         match self.running.as_ref().map(|running| running.command.clone()) {
-            Some(Command::Secondary) => self.demotion_pages(mark, cx, out),
+            Some(Command::Secondary) => self.demotion_pages(mark, out),
             Some(Command::Detach { .. }) => self.detach_agreed(cx, out),
             Some(Command::Disconnect { .. }) => self.disconnect_agreed(cx, out),
             _ => {}
         }
     }
 
-    fn demotion_pages(&mut self, mark: MarkNumber, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        if !self.vector().disk.is_usable() {
-            return self.demote(cx, out);
-        }
-        let query = self.query();
-        self.stage(Stage::Pages(query));
-        out.send(To::Bitmap(BitmapIn::WriteOut {
-            requester: PartName::State,
-            query,
-            after: mark,
-            extents: None,
-        }));
-    }
-
     pub(super) fn role_pages_written(
         &mut self,
         query: Query,
         _result: Result<(), i32>,
-        cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) -> bool {
         if !self.is_at(Stage::Pages(query)) {
             return false;
         }
         // A failed write is a meta-data error: the disk is given up; the demotion itself succeeds.
-        self.demote(cx, out);
+        self.demote(out);
         true
-    }
-
-    fn demote(&mut self, _cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
-        let changed = self.change(Kind::Soft, Confirmed::Nothing, "demoted", out, |v| {
-            v.role = Role::Secondary
-        });
-        match changed {
-            Ok(()) => {
-                self.current.identifiers = self.current.identifiers.with_role(false);
-                self.note_flags();
-                self.answer(done("role is Secondary".to_owned()), out);
-            }
-            Err(refusal) => self.answer(refused(&refusal, None), out),
-        }
     }
 
     // Disk.
 
     fn attach_command(&mut self, new_disk: bool, cx: &mut Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.detach.is_some() {
+            // The old disk is still being given up, or its devices are being closed.
+            return;
+        }
         if self.vector().disk != DiskState::Diskless || self.disk.is_some() || self.attach.is_some() {
             let text = "Device is attached to a disk (use detach first)";
             return self.answer(
@@ -513,9 +477,6 @@ impl StatePart {
                 },
                 out,
             );
-        }
-        if self.detach.is_some() {
-            return;
         }
         let Some(running) = self.running.take() else {
             return;
@@ -698,77 +659,6 @@ impl StatePart {
         true
     }
 
-    // Consent of the peer.
-
-    pub(super) fn change_answered(
-        &mut self,
-        request: u64,
-        code: i32,
-        cause: String,
-        cx: &mut Context<'_>,
-        out: &mut Outbox<StateEffect>,
-    ) {
-        if self.sync.repair_asked == Some(request) {
-            self.sync.repair_asked = None;
-            self.sync.repair_not_before = Some(cx.now.after_ms(ASK_AGAIN));
-            if code >= 1 {
-                self.start_agreed_sync(ConnectionState::WFBitMapT, false, cx, out);
-            }
-            return;
-        }
-        if !self.is_at(Stage::Asked(request)) {
-            return;
-        }
-        if code == -18 || code == -19 {
-            // Asked again a little later, until the command's deadline.
-            if let Some(running) = self.running.as_mut() {
-                running.stage = Stage::Transient;
-                running.not_before = Some(cx.now.after_ms(ASK_AGAIN));
-            }
-            return;
-        }
-        if code < 1 {
-            let refusal = Refusal::CwFailedByPeer;
-            return self.answer(refused(&refusal, Some(&cause)), out);
-        }
-        let query = self.query();
-        match self.running.as_ref().map(|running| running.command.clone()) {
-            Some(Command::Primary { force }) => self.promote(force, cx, out),
-            Some(Command::Detach { .. } | Command::Disconnect { .. }) => {
-                self.stage(Stage::Quiescing(query));
-                out.send(To::Volume(VolumeIn::Quiesce { query }));
-            }
-            Some(Command::Invalidate) => {
-                self.answer(done("full resync from the peer begins".to_owned()), out);
-                self.start_agreed_sync(ConnectionState::WFBitMapT, true, cx, out);
-            }
-            _ => {}
-        }
-    }
-
-    /// `pass_on`: asks the source for a resync of the marked blocks.
-    pub(super) fn ask_for_repair(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
-        if self.sync.repair_not_before.is_some_and(|at| at > cx.now) {
-            return;
-        }
-        self.sync.repair_not_before = None;
-        if !self.wants_repair() || self.sync.repair_asked.is_some() || self.running.is_some() {
-            return;
-        }
-        let request = self.query().0;
-        if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
-            self.sync.repair_asked = Some(request);
-            self.send_peer(
-                connection,
-                Message::ChangeRequest {
-                    request,
-                    change: RequestedChange::ResyncToMe,
-                },
-                out,
-            );
-        }
-    }
-
     /// The volume part was restarted: it is asked again.
     pub(super) fn repeat_quiesce(&self, out: &mut Outbox<StateEffect>) {
         if let Some(Stage::Quiescing(query)) = self.running.as_ref().map(|running| running.stage) {
@@ -805,13 +695,20 @@ impl StatePart {
         }
     }
 
-    /// The peer can no longer answer: a command that asked it starts over, under the rules for a node alone.
+    /// The peer can no longer answer, and what it agreed to was meant for a connection: a command that asked it, or that still
+    /// waits to do what was agreed, starts over, under the rules for a node alone.
     pub(super) fn fail_running_on_loss(&mut self, _out: &mut Outbox<StateEffect>) {
-        if let Some(running) = self
-            .running
-            .as_mut()
-            .filter(|running| matches!(running.stage, Stage::Asked(_)))
-        {
+        if let Some(running) = self.running.as_mut().filter(|running| {
+            let agreed = matches!(
+                running.command,
+                Command::Detach { .. } | Command::Disconnect { .. }
+            );
+            match running.stage {
+                Stage::Asked(_) => true,
+                Stage::Quiescing(_) => agreed,
+                _ => false,
+            }
+        }) {
             running.stage = Stage::Transient;
         }
     }

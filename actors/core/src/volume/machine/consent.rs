@@ -1,10 +1,11 @@
-//! Changes for which the peer asks this node's consent.
+//! Changes for which one node asks the other one's consent.
 
-use super::StateEffect;
-use super::command::Stage;
+use super::command::{ASK_AGAIN, Stage, done, refused};
 use super::part::StatePart;
+use super::{Command, StateEffect};
+use crate::engine::VolumeIn;
 use crate::identity::ConnectionNumber;
-use crate::part::{Context, Outbox};
+use crate::part::{Context, Outbox, To};
 use crate::volume::state::{ConnectionState, DiskState, Role};
 use crate::volume::transition::Refusal;
 use mendblock_net::wire::message::{Message, RequestedChange};
@@ -59,7 +60,10 @@ impl StatePart {
         }
         let plain = |refusal| (refusal, None);
         match wanted {
-            RequestedChange::Promote if self.promotion_pending() => Err(plain(Refusal::ConcurrentStChg)),
+            // A demotion ends first: else both disks could say Primary when power goes.
+            RequestedChange::Promote if self.promotion_pending() || self.demotion_pending() => {
+                Err(plain(Refusal::ConcurrentStChg))
+            }
             RequestedChange::Promote => self
                 .would(|v| v.peer_role = Role::Primary)
                 .map(|_| ())
@@ -103,6 +107,75 @@ impl StatePart {
                     Err(plain(Refusal::InTransientState))
                 }
             }
+        }
+    }
+
+    pub(super) fn change_answered(
+        &mut self,
+        request: u64,
+        code: i32,
+        cause: String,
+        cx: &mut Context<'_>,
+        out: &mut Outbox<StateEffect>,
+    ) {
+        if self.sync.repair_asked == Some(request) {
+            self.sync.repair_asked = None;
+            self.sync.repair_not_before = Some(cx.now.after_ms(ASK_AGAIN));
+            if code >= 1 {
+                self.start_agreed_sync(ConnectionState::WFBitMapT, false, cx, out);
+            }
+            return;
+        }
+        if !self.is_at(Stage::Asked(request)) {
+            return;
+        }
+        if code == -18 || code == -19 {
+            // Asked again a little later, until the command's deadline.
+            if let Some(running) = self.running.as_mut() {
+                running.stage = Stage::Transient;
+                running.not_before = Some(cx.now.after_ms(ASK_AGAIN));
+            }
+            return;
+        }
+        if code < 1 {
+            let refusal = Refusal::CwFailedByPeer;
+            return self.answer(refused(&refusal, Some(&cause)), out);
+        }
+        let query = self.query();
+        match self.running.as_ref().map(|running| running.command.clone()) {
+            Some(Command::Primary { force }) => self.promote(force, cx, out),
+            Some(Command::Detach { .. } | Command::Disconnect { .. }) => {
+                self.stage(Stage::Quiescing(query));
+                out.send(To::Volume(VolumeIn::Quiesce { query }));
+            }
+            Some(Command::Invalidate) => {
+                self.answer(done("full resync from the peer begins".to_owned()), out);
+                self.start_agreed_sync(ConnectionState::WFBitMapT, true, cx, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// `pass_on`: asks the source for a resync of the marked blocks.
+    pub(super) fn ask_for_repair(&mut self, cx: &Context<'_>, out: &mut Outbox<StateEffect>) {
+        if self.sync.repair_not_before.is_some_and(|at| at > cx.now) {
+            return;
+        }
+        self.sync.repair_not_before = None;
+        if !self.wants_repair() || self.sync.repair_asked.is_some() || self.running.is_some() {
+            return;
+        }
+        let request = self.query().0;
+        if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
+            self.sync.repair_asked = Some(request);
+            self.send_peer(
+                connection,
+                Message::ChangeRequest {
+                    request,
+                    change: RequestedChange::ResyncToMe,
+                },
+                out,
+            );
         }
     }
 }

@@ -511,10 +511,9 @@ impl StatePart {
         query: Query,
         result: Result<(), i32>,
         uncovered: bool,
-        cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        if self.pages_written(query, result) || self.role_pages_written(query, result, cx, out) {
+        if self.pages_written(query, result) || self.role_pages_written(query, result, out) {
             return;
         }
         let Some(detach) = self
@@ -548,10 +547,11 @@ impl StatePart {
         let number = self.query();
         let timeout = self.configuration.detach_step_timeout;
         let (flags, wanted) = (self.last_flags(), self.wanted_at_the_end());
+        let renamed = self.store.names_others(&self.current.identifiers);
         let (Some(detach), Some(flags), Some(wanted)) = (self.detach.as_mut(), flags, wanted) else {
             return;
         };
-        if detach.meta_gone || wanted == (flags, LogState::Unclean) {
+        if detach.meta_gone || (wanted == (flags, LogState::Unclean) && !renamed) {
             detach.superblock = Task::Ended;
             return;
         }

@@ -3,13 +3,20 @@
 
 use super::StateEffect;
 use super::part::StatePart;
-use super::store::{Then, identifiers_of};
+use super::store::{Then, identifiers_of, slots};
 use crate::bitmap::HeaderChange;
 use crate::fact::Fact;
 use crate::part::{Context, Outbox};
 use crate::planted::{Fault, is_planted};
 use crate::volume::generations::identifiers::{Generation, Identifiers};
 use crate::volume::state::{ConnectionState, DiskState, Role};
+
+/// A generation that is being made durable, and the slots before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Unsettled {
+    made: Generation,
+    before: Identifiers,
+}
 
 impl StatePart {
     fn source_open(&self) -> Option<Generation> {
@@ -42,8 +49,16 @@ impl StatePart {
     }
 
     fn name_generation(&mut self, next: Identifiers, cause: &str, out: &mut Outbox<StateEffect>) {
-        let names_base = self.current.identifiers.bitmap.is_none();
-        let operation = if names_base { "new" } else { "rename" };
+        let present = self.current.identifiers;
+        let before = self
+            .unsettled
+            .filter(|pending| pending.made.same(present.current))
+            .map_or(present, |pending| pending.before);
+        self.unsettled = Some(Unsettled {
+            made: next.current,
+            before,
+        });
+        let operation = if present.bitmap.is_none() { "new" } else { "rename" };
         self.current.identifiers = next;
         out.fact(Fact::Generation {
             operation,
@@ -88,6 +103,28 @@ impl StatePart {
         info.map_or(0, |info| info.attach_id)
     }
 
+    /// The disk is given up before its new generation was durable: nobody has worked under that name, and the peer may go on from the
+    /// one before. Kept, it would make a split brain of two copies of which this one has nothing that counts; the bits that were set
+    /// since stay.
+    fn take_generation_back(&mut self, out: &mut Outbox<StateEffect>) {
+        let present = self.current.identifiers;
+        let void = self
+            .unsettled
+            .take()
+            .filter(|pending| pending.made.same(present.current));
+        let Some(Unsettled { before, .. }) = void else {
+            return;
+        };
+        self.current.identifiers = before.with_role(present.current.is_primary());
+        if self.health.slots == slots(&present) {
+            let change = HeaderChange {
+                slots: Some(slots(&self.current.identifiers)),
+                ..HeaderChange::default()
+            };
+            self.set_header(change, out);
+        }
+    }
+
     /// Some new generation is not durable yet.
     pub(super) fn generation_pending(&self) -> bool {
         !self.current.alone_settled
@@ -98,6 +135,7 @@ impl StatePart {
         // this disk `alone_settled` decides nothing.
         self.current.alone_settled = true;
         if !ok {
+            self.take_generation_back(out);
             out.fact(Fact::Alert {
                 what:
                     "a new generation could not be written: writes that only this disk has are not answered"
@@ -105,6 +143,7 @@ impl StatePart {
             });
             return;
         }
+        self.unsettled = None;
         // Not before: else a failed write leaves an exposed generation that no disk has, and no peer would fit ever again.
         if self.vector().disk.is_usable() {
             self.exposed = self.current.identifiers.current;

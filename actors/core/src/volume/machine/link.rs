@@ -81,6 +81,11 @@ impl Link {
         self.until = None;
     }
 
+    /// The peer has copied every block that it could: what it still lacks is lost here too.
+    pub fn peer_is_healed(&mut self) {
+        self.bad.peer = 0;
+    }
+
     pub fn known_bad(&self) -> KnownBad {
         self.bad
     }
@@ -123,12 +128,6 @@ impl StatePart {
             return;
         }
         self.current.reasons.turned_away = None;
-        let (lists, later) = std::mem::take(&mut self.early_lists)
-            .into_iter()
-            .filter(|(of, _)| *of >= connection)
-            .partition::<Vec<_>, _>(|(of, _)| *of == connection);
-        // Two connections may have come while this part was busy: the later one's lists are not sent again either.
-        self.early_lists = later;
         self.link = Some(Link {
             connection,
             resolver,
@@ -136,9 +135,9 @@ impl StatePart {
             sizes: None,
             generations: None,
             state: None,
-            bad: lists.last().map(|(_, bad)| *bad).unwrap_or_default(),
+            bad: KnownBad::default(),
             rounds: 1,
-            merged: lists.len() as u32,
+            merged: 0,
             sent_identifiers: self.current.identifiers,
             decided: false,
             until: Some(cx.now.after_ms(self.configuration.detach_step_timeout)),
@@ -375,9 +374,6 @@ impl StatePart {
             link.bad = KnownBad { own, peer };
             link.merged += 1;
             self.establish(cx, out);
-        } else if self.link.as_ref().is_none_or(|link| link.connection < connection) {
-            // The bitmap part may be faster than the peer part's word of the connection.
-            self.early_lists.push((connection, KnownBad { own, peer }));
         }
     }
 
@@ -610,7 +606,9 @@ impl StatePart {
             self.attach_ended(out);
         }
         self.current.peer_loss_settled = true;
+        let round = self.query();
         self.sync.begin(
+            round,
             decision,
             connection,
             self.link.as_ref().and_then(Link::peer_identifiers),

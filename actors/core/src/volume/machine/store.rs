@@ -28,24 +28,23 @@ pub(super) enum Then {
         number: u64,
         new_generation: bool,
     },
-    /// START-SOURCE is durable: the sync id is sent.
-    SourceStarted {
-        connection: ConnectionNumber,
-        id: Generation,
-    },
-    /// START-TARGET is durable: resync writes may begin.
-    TargetStarted { connection: ConnectionNumber },
-    /// FINISH-TARGET is durable: the disk is UpToDate.
-    TargetFinished { connection: ConnectionNumber },
+    /// START-SOURCE of this resync is durable: the sync id is sent.
+    SourceStarted { round: Query, id: Generation },
+    /// START-TARGET of this resync is durable: its writes may begin.
+    TargetStarted { round: Query },
+    /// FINISH-TARGET of this resync is durable: the disk is UpToDate.
+    TargetFinished { round: Query },
     /// FINISH-SOURCE is durable: the mark "source open" may go.
     SourceFinished,
     /// The full-sync mark is durable: all bits are set next.
-    FullSyncMarked,
+    FullSyncMarked { round: Query },
     /// PRIMARY_IND and bit 0 are durable: the role changes.
     PromotionStored,
+    /// PRIMARY_IND is cleared, durably: the demotion is answered.
+    DemotionStored,
     /// The target is Outdated on disk: the bitmaps may be exchanged. Without it a sync id that gets lost would leave a disk
     /// that passes for current.
-    TargetOutdated,
+    TargetOutdated { round: Query },
     /// The disk is known to be UpToDate again: "outdated since" may go (superblock first).
     OutdatedVoid,
 }
@@ -85,8 +84,9 @@ pub(super) struct Store {
     /// The mark that a generation is made for the loss of the peer's disk goes first: without it a crash leaves a generation that
     /// nobody can explain, and the peer, still Primary, refuses it for ever.
     mark_first: Option<Query>,
-    /// Flags of the last superblock that was handed to the disk.
+    /// Flags of the last superblock that was handed to the disk, and its slots.
     written_flags: Flags,
+    written_slots: Option<[u64; 4]>,
     /// A write that was under way when the disk was given up: it may still land.
     left_behind: Option<u64>,
     predecessor: Predecessor,
@@ -111,6 +111,7 @@ impl Store {
         }
         *self = Self {
             written_flags: self.written_flags,
+            written_slots: self.written_slots,
             left_behind,
             predecessor: self.predecessor,
             ..Self::default()
@@ -121,6 +122,17 @@ impl Store {
     /// Wants the present state in the superblock, with nobody waiting for it.
     pub fn want(&mut self) {
         self.wanted = true;
+    }
+
+    /// The superblock says all that it is to say.
+    pub fn is_idle(&self) -> bool {
+        !self.wanted && self.running.is_none()
+    }
+
+    /// The last superblock that was handed to the disk has other slots.
+    pub fn names_others(&self, identifiers: &Identifiers) -> bool {
+        self.written_slots
+            .is_some_and(|written| written != slots(identifiers))
     }
 
     /// A superblock write may still land.
@@ -238,6 +250,7 @@ impl StatePart {
         };
         if let Some(superblock) = on_disk.then(|| self.compose()).flatten() {
             self.store.written_flags = superblock.flags;
+            self.store.written_slots = Some(slots);
             write.disk = None;
             self.write_superblock(number, &superblock, out);
         }
@@ -501,13 +514,14 @@ impl StatePart {
             } => {
                 self.answer_tell(connection, number, new_generation && ok, out);
             }
-            Then::SourceStarted { connection, id } => self.source_started(connection, id, ok, out),
-            Then::TargetStarted { connection } => self.target_started(connection, ok, out),
-            Then::TargetFinished { connection } => self.target_finished(connection, ok, cx, out),
+            Then::SourceStarted { round, id } => self.source_started(round, id, ok, out),
+            Then::TargetStarted { round } => self.target_started(round, ok, out),
+            Then::TargetFinished { round } => self.target_finished(round, ok, cx, out),
             Then::SourceFinished => self.source_finished(ok, out),
-            Then::FullSyncMarked => self.full_sync_marked(ok, cx, out),
+            Then::FullSyncMarked { round } => self.full_sync_marked(round, ok, out),
             Then::PromotionStored => self.promotion_stored(ok, cx, out),
-            Then::TargetOutdated => self.target_outdated(ok, out),
+            Then::DemotionStored => self.demotion_stored(ok, out),
+            Then::TargetOutdated { round } => self.target_outdated(round, ok, out),
             Then::OutdatedVoid => self.outdated_void(ok, out),
         }
     }

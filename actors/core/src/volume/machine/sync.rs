@@ -23,6 +23,9 @@ use mendblock_net::wire::message::{Message, PeerState};
 #[derive(Clone, Default, Hash)]
 pub(super) struct Sync {
     pub set_bits: u64,
+    /// The resync that was decided on last: on one connection another one may follow a resync that was given up, and what was
+    /// stored for that one must not start this.
+    round: Option<Query>,
     /// Own and peer's slots as corrected by the comparison.
     own_corrected: Option<Identifiers>,
     peer_identifiers: Option<Identifiers>,
@@ -41,7 +44,7 @@ pub(super) struct Sync {
     /// "Source open" is being written: START-SOURCE follows.
     /// The exchange of this resync was ordered.
     exchange_ordered: bool,
-    source_open: Option<(Query, ConnectionNumber)>,
+    source_open: Option<Query>,
     /// The volume part is asked to take up that writes wait: the question, and whether it went out.
     fence: Option<(Query, bool)>,
     /// A `before-resync-*` handler that is waited for.
@@ -60,11 +63,18 @@ pub(super) struct Sync {
 
 impl Sync {
     /// A handshake has decided.
-    pub fn begin(&mut self, decision: &Decision, connection: ConnectionState, peer: Option<Identifiers>) {
+    pub fn begin(
+        &mut self,
+        round: Query,
+        decision: &Decision,
+        connection: ConnectionState,
+        peer: Option<Identifiers>,
+    ) {
         let set_bits = self.set_bits;
         let corrected = connection != ConnectionState::Connected;
         *self = Self {
             set_bits,
+            round: Some(round),
             own_corrected: corrected.then(|| decision.verdict.own_corrected()),
             peer_identifiers: peer.map(|_| decision.verdict.peer_corrected()),
             ..Self::default()
@@ -72,14 +82,19 @@ impl Sync {
     }
 
     /// A resync that was agreed without a comparison (pass_on, invalidate).
-    pub fn begin_agreed(&mut self, own: Identifiers, peer: Option<Identifiers>) {
+    pub fn begin_agreed(&mut self, round: Query, own: Identifiers, peer: Option<Identifiers>) {
         let set_bits = self.set_bits;
         *self = Self {
             set_bits,
+            round: Some(round),
             own_corrected: Some(own),
             peer_identifiers: peer,
             ..Self::default()
         };
+    }
+
+    fn is_at(&self, round: Query) -> bool {
+        self.round == Some(round)
     }
 
     pub fn is_finishing(&self) -> bool {
@@ -120,7 +135,8 @@ impl StatePart {
         out: &mut Outbox<StateEffect>,
     ) {
         let peer = self.link.as_ref().and_then(Link::peer_identifiers);
-        self.sync.begin_agreed(self.current.identifiers, peer);
+        let round = self.query();
+        self.sync.begin_agreed(round, self.current.identifiers, peer);
         let target = connection == ConnectionState::WFBitMapT;
         let changed = self.change(Kind::Soft, Confirmed::Nothing, "resync agreed", out, |v| {
             v.connection = connection;
@@ -147,7 +163,9 @@ impl StatePart {
         if full {
             // The mark first: a crash between it and the last page sets everything again.
             self.set_full_sync(true);
-            self.store(Then::FullSyncMarked);
+            if let Some(round) = self.sync.round {
+                self.store(Then::FullSyncMarked { round });
+            }
         } else {
             self.ready_to_exchange(out);
         }
@@ -156,26 +174,22 @@ impl StatePart {
 
     /// The source sends its bitmap at once; the target answers only when its disk says Outdated, durably.
     fn ready_to_exchange(&mut self, out: &mut Outbox<StateEffect>) {
-        if self.vector().connection == ConnectionState::WFBitMapT {
-            self.store(Then::TargetOutdated);
-        } else {
+        match self.sync.round {
+            Some(round) if self.vector().connection == ConnectionState::WFBitMapT => {
+                self.store(Then::TargetOutdated { round });
+            }
+            _ => self.exchange(out),
+        }
+    }
+
+    pub(super) fn target_outdated(&mut self, round: Query, ok: bool, out: &mut Outbox<StateEffect>) {
+        if ok && self.sync.is_at(round) && self.vector().connection == ConnectionState::WFBitMapT {
             self.exchange(out);
         }
     }
 
-    pub(super) fn target_outdated(&mut self, ok: bool, out: &mut Outbox<StateEffect>) {
-        if ok && self.vector().connection == ConnectionState::WFBitMapT {
-            self.exchange(out);
-        }
-    }
-
-    pub(super) fn full_sync_marked(
-        &mut self,
-        ok: bool,
-        _cx: &mut Context<'_>,
-        out: &mut Outbox<StateEffect>,
-    ) {
-        if !ok || !self.vector().connection.is_resync_setup() {
+    pub(super) fn full_sync_marked(&mut self, round: Query, ok: bool, out: &mut Outbox<StateEffect>) {
+        if !ok || !self.sync.is_at(round) || !self.vector().connection.is_resync_setup() {
             return;
         }
         let query = self.query();
@@ -290,10 +304,7 @@ impl StatePart {
 
     /// `before-resync-source` agreed: START-SOURCE. "Source open" is durable before the sync id can be heard.
     pub(super) fn start_source(&mut self, out: &mut Outbox<StateEffect>) {
-        let Some(connection) = self.link.as_ref().map(|link| link.connection) else {
-            return;
-        };
-        if self.vector().connection != ConnectionState::WFBitMapS {
+        if self.link.is_none() || self.vector().connection != ConnectionState::WFBitMapS {
             return;
         }
         let current = self.current.identifiers.current.0;
@@ -304,32 +315,35 @@ impl StatePart {
             },
             out,
         );
-        self.sync.source_open = Some((query, connection));
+        self.sync.source_open = Some(query);
     }
 
     pub(super) fn source_open_written(&mut self, query: Query, cx: &mut Context<'_>) -> bool {
-        let Some((_, connection)) = self.sync.source_open.filter(|(open, _)| *open == query) else {
+        if self.sync.source_open != Some(query) {
             return false;
-        };
+        }
         self.sync.source_open = None;
-        if self.vector().connection == ConnectionState::WFBitMapS {
+        if let (ConnectionState::WFBitMapS, Some(round)) = (self.vector().connection, self.sync.round) {
             let base = self.sync.own_corrected.unwrap_or(self.current.identifiers);
             let (identifiers, id) = base.start_source(cx.fresh());
             self.current.identifiers = identifiers.with_role(self.vector().role == Role::Primary);
-            self.store(Then::SourceStarted { connection, id });
+            self.store(Then::SourceStarted { round, id });
         }
         true
     }
 
     pub(super) fn source_started(
         &mut self,
-        connection: ConnectionNumber,
+        round: Query,
         id: Generation,
         ok: bool,
         out: &mut Outbox<StateEffect>,
     ) {
-        let mine = self.is_on(connection);
-        if !ok || !mine || self.vector().connection != ConnectionState::WFBitMapS {
+        let connection = self.link.as_ref().map(|link| link.connection);
+        let Some(connection) = connection.filter(|_| ok && self.sync.is_at(round)) else {
+            return;
+        };
+        if self.vector().connection != ConnectionState::WFBitMapS {
             return;
         }
         self.send_peer(connection, Message::SyncId { id: id.0 }, out);
@@ -385,9 +399,7 @@ impl StatePart {
 
     /// `before-resync-target` agreed.
     pub(super) fn start_target(&mut self, out: &mut Outbox<StateEffect>) {
-        let (Some(connection), Some(id)) =
-            (self.link.as_ref().map(|link| link.connection), self.sync.sync_id)
-        else {
+        let (Some(round), Some(id)) = (self.sync.round, self.sync.sync_id) else {
             return;
         };
         if self.vector().connection != ConnectionState::WFSyncUUID {
@@ -404,16 +416,11 @@ impl StatePart {
         self.current.reasons.inconsistent = Some(InconsistentReason::ResyncTarget);
         self.current.identifiers = self.current.identifiers.start_target(primary, id);
         self.exposed = exposed::at_start_target(primary, id, peer_current);
-        self.store(Then::TargetStarted { connection });
+        self.store(Then::TargetStarted { round });
     }
 
-    pub(super) fn target_started(
-        &mut self,
-        connection: ConnectionNumber,
-        ok: bool,
-        out: &mut Outbox<StateEffect>,
-    ) {
-        let mine = self.is_on(connection);
+    pub(super) fn target_started(&mut self, round: Query, ok: bool, out: &mut Outbox<StateEffect>) {
+        let mine = self.sync.is_at(round);
         if !ok || !mine || self.vector().connection != ConnectionState::WFSyncUUID {
             return;
         }
@@ -435,13 +442,10 @@ impl StatePart {
         _cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        let Some(connection) = self.link.as_ref().map(|link| link.connection) else {
-            return;
-        };
         if self.vector().connection != ConnectionState::SyncTarget || self.sync.finishing {
             return;
         }
-        let Some(peer) = self.sync.peer_identifiers else {
+        let (Some(peer), Some(round)) = (self.sync.peer_identifiers, self.sync.round) else {
             return;
         };
         self.sync.finishing = true;
@@ -450,7 +454,7 @@ impl StatePart {
         self.current.identifiers = self.current.identifiers.finish_target(primary, &peer);
         // The flags of the finished state go out with the new slots in one write; the state itself changes when it is durable.
         self.flags_of_finished_target();
-        self.store(Then::TargetFinished { connection });
+        self.store(Then::TargetFinished { round });
         let _ = out;
     }
 
@@ -469,12 +473,16 @@ impl StatePart {
 
     pub(super) fn target_finished(
         &mut self,
-        connection: ConnectionNumber,
+        round: Query,
         ok: bool,
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
-        let mine = self.is_on(connection);
+        let mine = self.sync.is_at(round);
+        if !mine && self.vector().connection.in_sync_phase() {
+            // Another resync has begun since: its own end counts.
+            return;
+        }
         self.sync.finishing = false;
         if !ok || self.vector().disk != DiskState::Inconsistent {
             return;
@@ -516,7 +524,8 @@ impl StatePart {
         }
         self.want_helper(Handler::AfterResyncTarget);
         self.clear_outdated(out);
-        if let Some(reason) = spoiled {
+        let connection = self.link.as_ref().map(|link| link.connection);
+        if let (Some(reason), Some(connection)) = (spoiled, connection) {
             self.spoiled_again(connection, reason, out);
         }
         if !self.vector().connection.is_connected_or_better() {
@@ -623,6 +632,9 @@ impl StatePart {
         });
         self.store(Then::SourceFinished);
         let ids = self.current.identifiers;
+        if let Some(link) = self.link.as_mut() {
+            link.peer_is_healed();
+        }
         if let Some(info) = self.link.as_mut().and_then(|link| link.generations.as_mut()) {
             (info.current, info.bitmap, info.history) =
                 (ids.current.0, ids.bitmap.0, [ids.history[0].0, ids.history[1].0]);

@@ -203,10 +203,16 @@ pub(super) fn sync_can_start(old: &StateVector, new: &StateVector) -> Result<(),
 }
 
 /// Judges the wish to be Outdated while Connected, before any correction could turn it into "nothing to do": a
-/// fence script must not read "done" from it.
+/// fence script must not read "done" from it. A node that nobody works with may find that the disk which its peer
+/// attaches is newer, and becomes its target.
 pub(super) fn outdate_while_connected(old: &StateVector, wanted: &StateVector) -> Result<(), Refusal> {
     let asked = wanted.disk == DiskState::Outdated && old.disk != DiskState::Outdated;
-    if !asked || alone(old) || alone(wanted) {
+    let in_use = [old.role, old.peer_role].contains(&Role::Primary);
+    let becomes_target = wanted.connection == ConnectionState::WFBitMapT
+        && old.connection == ConnectionState::Connected
+        && old.disk > DiskState::Outdated
+        && !in_use;
+    if !asked || becomes_target || alone(old) || alone(wanted) {
         return Ok(());
     }
     match old.disk {

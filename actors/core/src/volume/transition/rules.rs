@@ -240,6 +240,24 @@ fn s10_v3_outdate_while_connected() {
 }
 
 #[test]
+fn s10_v3_a_newer_disk_is_attached_at_the_peer() {
+    let old = state(C::Connected, D::UpToDate, D::Negotiating);
+    let target = |old| disk(peer_disk(go(old, C::WFBitMapT), D::UpToDate), D::Outdated);
+    assert_eq!(soft(old, target(old)), Ok(target(old)));
+    let peers = StateVector {
+        peer_role: Role::Primary,
+        ..old
+    };
+    assert_eq!(
+        soft(peers, target(peers)),
+        Err(Refusal::ConnectedOutdates),
+        "the peer's application works with this disk"
+    );
+    let own = promoted(old);
+    assert_eq!(soft(own, target(own)), Err(Refusal::ConnectedOutdates));
+}
+
+#[test]
 fn s10_target_may_end_its_resync_outdated() {
     let old = state(C::StartingSyncT, D::Outdated, D::UpToDate);
     assert_eq!(soft(old, go(old, C::Connected)), Ok(go(old, C::Connected)));

@@ -503,6 +503,31 @@ fn attach_of_an_attached_disk_is_refused() {
     assert_eq!((world.answer(id).code, world.answer(id).exit_code), (124, 10));
 }
 
+/// Nobody sees from outside that D12 still runs: the disk is Diskless, and the detach was answered.
+#[test]
+fn an_attach_waits_for_the_end_of_the_detach() {
+    for kind in [Kind::Close, Kind::SuperblockWrite] {
+        let mut world = World::attached(Detach);
+        world.fate(kind, Fate::Hold);
+        world.command(Command::Detach { force: false });
+        world.settle();
+        let id = attach(&mut world);
+        assert!(!world.is_answered(id), "{kind:?}");
+        world.release(kind);
+        assert_eq!(world.answer(id).exit_code, 0, "{:?}", world.answer(id));
+        assert_eq!(world.vector().disk, DiskState::UpToDate);
+    }
+    let mut world = World::attached(Detach);
+    world.fate(Kind::Close, Fate::Hold);
+    world.command(Command::Detach { force: false });
+    world.settle();
+    let id = attach(&mut world);
+    world.pass(10_001);
+    assert_eq!((world.answer(id).code, world.answer(id).exit_code), (-18, 11));
+    world.release(Kind::Close);
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+}
+
 #[test]
 fn an_old_attach_answer_is_not_taken_for_a_new_one() {
     let mut world = fresh(Detach);

@@ -174,6 +174,27 @@ fn the_peer_is_lost_while_it_is_asked() {
     );
 }
 
+/// The peer agreed for the time being: alone, this node has the last copy that it is Primary of.
+#[test]
+fn the_peer_is_lost_while_writes_are_retired_for_what_it_agreed_to() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::Quiesce, Fate::Hold);
+    let id = run(&mut world, Command::Detach { force: false });
+    assert!(world.asked(Kind::Quiesce));
+    world.link_down();
+    world.release(Kind::Quiesce);
+    assert_eq!((world.answer(id).code, world.answer(id).exit_code), (-2, 17));
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+    assert_eq!(world.snapshot().writes, crate::snapshot::Admission::Open);
+
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::Quiesce, Fate::Hold);
+    let id = run(&mut world, Command::Disconnect { force: false });
+    world.link_down();
+    assert_eq!(world.answer(id).code, 1);
+    assert_eq!(world.vector().connection, ConnectionState::StandAlone);
+}
+
 #[test]
 fn v17_demotion_writes_pages_before_the_indicator_is_cleared() {
     let mut world = World::primary_connected(Detach);
@@ -220,6 +241,60 @@ fn e67_demotion_with_a_failing_disk_succeeds() {
         (world.vector().role, world.vector().disk),
         (Role::Secondary, DiskState::Diskless)
     );
+}
+
+/// Until then a loss of power would make this node a crashed Primary, whose copy wins.
+#[test]
+fn a_demotion_is_durable_before_it_is_answered() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    let id = run(&mut world, Command::Secondary);
+    assert_eq!(world.vector().role, Role::Secondary, "no write begins any more");
+    assert!(!world.is_answered(id));
+    world.fate(Kind::Consent, Fate::Answer);
+    let from = world.mark();
+    world.hear(Message::ChangeRequest {
+        request: 3,
+        change: RequestedChange::Promote,
+    });
+    let not_now = |event: &Event| matches!(event, Event::Peer(Message::ChangeAnswer { code: -19, .. }));
+    world.at(from, not_now);
+    world.release(Kind::SuperblockWrite);
+    assert!(!world.superblock.flags.contains(Flags::PRIMARY_IND));
+    assert_eq!(world.answer(id).code, 1);
+    let id = run(&mut world, Command::Secondary);
+    assert_eq!(world.answer(id).code, 2);
+}
+
+#[test]
+fn a_demotion_that_was_given_up_is_not_done_before_it_is_durable() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    let id = run(&mut world, Command::Secondary);
+    world.pass(10_001);
+    assert_eq!((world.answer(id).code, world.answer(id).exit_code), (-18, 11));
+    let again = run(&mut world, Command::Secondary);
+    assert!(!world.is_answered(again));
+    world.release(Kind::SuperblockWrite);
+    assert_eq!(world.answer(again).code, 1);
+    assert!(!world.superblock.flags.contains(Flags::PRIMARY_IND));
+}
+
+#[test]
+fn a_demotion_whose_superblock_fails_is_answered_when_the_disk_is_gone() {
+    let mut world = World::primary_connected(Detach);
+    world.fate(Kind::SuperblockWrite, Fate::Hold);
+    let id = run(&mut world, Command::Secondary);
+    world.fate(Kind::Close, Fate::Hold);
+    world.fate(Kind::Told, Fate::Hold);
+    world.io_error(ErrorKind::Meta, 0, EIO);
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Failed);
+    assert!(!world.is_answered(id));
+    world.fates.clear();
+    world.pass(60_000);
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    assert_eq!(world.answer(id).code, 1);
 }
 
 #[test]

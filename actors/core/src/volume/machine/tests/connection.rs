@@ -760,19 +760,6 @@ fn a_peer_that_sends_no_parameters_is_dropped_in_time() {
 }
 
 #[test]
-fn known_bad_blocks_are_resynced_though_generations_are_equal() {
-    for (own, peer, state) in [
-        (1, 0, ConnectionState::WFSyncUUID),
-        (0, 1, ConnectionState::SyncSource),
-    ] {
-        let mut world = World::attached(Detach);
-        world.peer.own_bad = own;
-        world.peer.peer_bad = peer;
-        assert_eq!(world.connect().vector().connection, state);
-    }
-}
-
-#[test]
 fn i23_pass_on_repair_that_is_refused_is_not_asked_without_end() {
     let mut world = World::primary_connected(PassOn);
     world.fate(Kind::Consent, Fate::Fail(-18));

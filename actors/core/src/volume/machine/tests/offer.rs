@@ -104,6 +104,28 @@ fn a_resync_that_the_peer_withdraws_from_does_not_begin() {
     );
 }
 
+/// The peer was Primary alone, gave its disk up, was demoted, and came back without the disk: nobody can be served by the older
+/// copy here until the newer one is attached.
+#[test]
+fn a_peers_disk_that_is_newer_is_the_source() {
+    let mut world = peer_without_disk();
+    world.peer.ids = [PEER_NEW, BASE, 0, 0];
+    world.fate(Kind::Exchange, Fate::Hold);
+    let from = world.mark();
+    peer_offers(&mut world);
+    assert_eq!(world.count(from, refuses_disk), 0);
+    let vector = world.vector();
+    assert_eq!(
+        (vector.connection, vector.disk, vector.peer_disk),
+        (
+            ConnectionState::WFBitMapT,
+            DiskState::Outdated,
+            DiskState::UpToDate
+        )
+    );
+    assert!(world.asked(Kind::Exchange));
+}
+
 #[test]
 fn a_peers_disk_that_only_this_node_refuses_is_refused_aloud() {
     let mut world = peer_without_disk().promote();
