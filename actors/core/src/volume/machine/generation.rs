@@ -171,6 +171,11 @@ impl StatePart {
                 cause: "the peer is Primary without a disk".to_owned(),
             });
             self.current.alone_settled = false;
+            // Should the link break before the peer hears of it: it has seen the base of this generation alone, and would refuse
+            // this disk for ever.
+            if let Some(lost) = info.filter(|info| !info.attached && info.attach_id != 0) {
+                self.mark_loss_first((lost.attach_id, identifiers.current.without_role().0), out);
+            }
             self.store(Then::GenerationMade);
         } else if let Some(connection) = self.link.as_ref().map(|link| link.connection) {
             self.send_generations(connection, out);
