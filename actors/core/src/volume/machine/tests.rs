@@ -6,6 +6,7 @@ mod behaviour;
 mod commands;
 mod connection;
 mod detach;
+mod known_bad;
 mod offer;
 mod restart;
 mod spoiled;

@@ -1,0 +1,38 @@
+//! Equal generations, and lists of bad blocks: who becomes the source.
+
+use super::world::*;
+use crate::configuration::OnIoError::Detach;
+use crate::volume::state::{ConnectionState, DiskState};
+use mendblock_storage::format::superblock::Flags;
+
+#[test]
+fn known_bad_blocks_are_resynced_though_generations_are_equal() {
+    for (own, peer, state) in [
+        (1, 0, ConnectionState::WFSyncUUID),
+        (0, 1, ConnectionState::SyncSource),
+    ] {
+        let mut world = World::attached(Detach);
+        world.peer.own_bad = own;
+        world.peer.peer_bad = peer;
+        assert_eq!(world.connect().vector().connection, state);
+    }
+}
+
+/// A resync because of bad blocks that ended before it began leaves an Outdated disk; the next connection has another resolver.
+#[test]
+fn known_bad_blocks_make_no_source_of_an_outdated_disk() {
+    for (own_bad, peer_bad) in [(0, 1), (1, 1)] {
+        let mut world = World::new(Detach);
+        world.superblock = superblock(good_flags().without(Flags::WAS_UP_TO_DATE), [BASE, 0, 0, 0]);
+        let mut world = world.attach();
+        (world.peer.own_bad, world.peer.peer_bad) = (own_bad, peer_bad);
+        assert_eq!(world.vector().disk, DiskState::Outdated);
+        assert_eq!(world.connect().vector().connection, ConnectionState::WFSyncUUID);
+    }
+    for (own_bad, peer_bad) in [(1, 0), (1, 1)] {
+        let mut world = World::attached(Detach);
+        world.peer.disk = DiskState::Outdated;
+        (world.peer.own_bad, world.peer.peer_bad) = (own_bad, peer_bad);
+        assert_eq!(world.connect().vector().connection, ConnectionState::SyncSource);
+    }
+}
