@@ -119,6 +119,11 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
+        if !self.vector().disk.is_usable() {
+            // It failed after it was asked for. The peer hears of that, too, and its side of the resync ends by it: the connection is
+            // needed more than before.
+            return;
+        }
         let peer = self.link.as_ref().and_then(Link::peer_identifiers);
         self.sync.begin_agreed(self.current.identifiers, peer);
         let target = connection == ConnectionState::WFBitMapT;
