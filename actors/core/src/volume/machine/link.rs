@@ -150,8 +150,10 @@ impl StatePart {
 
     /// Sends the own parameters once nothing is under way that would change them.
     pub(super) fn send_parameters(&mut self, out: &mut Outbox<StateEffect>) {
+        // The end of a resync is not durable yet: its identifiers would go out with the state from before.
         let busy = self.generation_pending()
             || self.promotion_pending()
+            || self.sync.is_finishing()
             || self.detach.is_some()
             || self.attach.as_ref().is_some_and(|a| !a.is_waiting());
         let Some(link) = self.link.as_mut().filter(|link| !link.sent && !busy) else {

@@ -105,6 +105,8 @@ impl Sync {
         *self = Self {
             set_bits,
             spoiled: self.spoiled,
+            // Its superblock is on the way all the same.
+            finishing: self.finishing,
             ..Self::default()
         };
     }
@@ -489,8 +491,9 @@ impl StatePart {
         let spoiled = self.sync.spoiled.take();
         if let (Some(reason), false) = (spoiled, to_connected) {
             // Without the source nothing mends what failed: the disk stays what it is, and the next handshake sees it.
+            // The superblock that just landed calls it consistent: another one takes that back.
             self.current.reasons.inconsistent = Some(reason);
-            return;
+            return self.note_flags();
         }
         let changed = self.change(Kind::Hard, Confirmed::ByHandshake, "resync finished", out, |v| {
             v.disk = DiskState::UpToDate;

@@ -104,3 +104,23 @@ fn a_repair_that_comes_too_late_does_not_cost_the_connection() {
     assert_eq!(world.count(from, |event| matches!(event, Event::Dropped)), 0);
     assert_eq!(world.vector().connection, ConnectionState::Connected);
 }
+
+/// The peer would judge a finished generation beside an Inconsistent disk, and this node an UpToDate one.
+#[test]
+fn parameters_wait_until_the_end_of_the_resync_is_durable() {
+    let mut world = finishing();
+    world.link_down();
+    let from = world.mark();
+    world.link_up();
+    world.settle();
+    assert_eq!(world.count(from, generations), 0);
+    world.release(Kind::SuperblockWrite);
+    world.settle();
+    let says_finished = |event: &Event| matches!(event, Event::Peer(Message::State(state)) if state.disk == DiskState::UpToDate.number());
+    assert!(world.at(from, generations) < world.at(from, says_finished));
+    assert_eq!(
+        world.count(from, says_disk(DiskState::Inconsistent)),
+        0,
+        "it never was the peer's to know"
+    );
+}
