@@ -166,6 +166,13 @@ impl Health {
             .filter(|mark| !known.iter().any(|id| same_generation(*id, *mark)))
     }
 
+    /// Takes up new identifiers of the own disk. A mark "outdated since" that is void by the old ones goes for good: it would
+    /// count again once its generation has left the history.
+    pub fn set_ids(&mut self, ids: GenerationSlots) {
+        self.outdated_mark = self.outdated_since();
+        self.ids = ids;
+    }
+
     /// Whether the peer may hold the current generation without this node having heard so: the mark "source open",
     /// which stands only for the generation for which it was made.
     pub fn source_open(&self) -> bool {

@@ -57,7 +57,7 @@ fn a_generation_that_does_not_reach_the_peer_is_found() {
 #[test]
 fn a_generation_that_is_not_written_is_found() {
     let (depth, what) = found_after("alone", Planted::OldGeneration);
-    assert_eq!(depth, 2, "{what}");
+    assert_eq!(depth, 3, "{what}");
 }
 
 #[test]

@@ -134,11 +134,11 @@ impl BitmapPart {
         };
         health.generation = generation;
         if let Some([current, bitmap, younger, older]) = change.slots {
-            health.ids = GenerationSlots {
+            health.set_ids(GenerationSlots {
                 current,
                 bitmap,
                 history: [younger, older],
-            };
+            });
         }
         if let Some(outdated) = change.outdated_since {
             health.outdated_mark = outdated;

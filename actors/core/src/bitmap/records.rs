@@ -39,7 +39,8 @@ impl BitmapPart {
             if mark.reason == MarkReason::FailedWrite && self.answered_with_error(range) {
                 recorded = recorded.max(Recorded::Yes);
             }
-            if mark.reason == MarkReason::PeerLacks && self.peer_is_behind(range) {
+            let only_here = matches!(mark.reason, MarkReason::PeerLacks | MarkReason::OnlyCopy);
+            if only_here && self.peer_is_behind(range) {
                 recorded = recorded.max(Recorded::Yes);
             }
             self.set_bits(range);
@@ -79,21 +80,48 @@ impl BitmapPart {
         out: &mut Outbox<BitmapEffect>,
     ) -> Recorded {
         let mut recorded = Recorded::Not;
+        // Of an own block that the peer has, the bit says only that this copy is bad: so it is when the same write is noted twice,
+        // as failed by the disk and as missed.
+        let at_peer = match whose {
+            Whose::Own if in_sync == GoodAt::Yes => self.own_and_good_at_peer(range),
+            _ => Vec::new(),
+        };
         for (part, set) in self.parts(range) {
-            let finding = Finding {
-                whose,
-                cause,
-                good_at: match in_sync {
-                    GoodAt::Unknown => GoodAt::Unknown,
-                    _ if set => GoodAt::No,
-                    clear => clear,
-                },
-                generation: self.current_generation(),
-                now: self.now_wall as u32,
+            let mut enter = |part, good_at| {
+                let finding = Finding {
+                    whose,
+                    cause,
+                    good_at,
+                    generation: self.current_generation(),
+                    now: self.now_wall as u32,
+                };
+                recorded = recorded.max(self.enter(part, finding, out));
             };
-            recorded = recorded.max(self.enter(part, finding, out));
+            if !set || in_sync == GoodAt::Unknown {
+                enter(part, in_sync);
+                continue;
+            }
+            for part in at_peer.iter().filter_map(|&held| cut(held, part)) {
+                enter(part, GoodAt::Yes);
+            }
+            for part in without(vec![part], &at_peer) {
+                enter(part, GoodAt::No);
+            }
         }
         recorded
+    }
+
+    /// Own bad blocks of the range whose current content the peer has.
+    fn own_and_good_at_peer(&self, range: BlockRange) -> Vec<BlockRange> {
+        let Some(records) = self.records() else {
+            return Vec::new();
+        };
+        records
+            .overlapping(Whose::Own, range)
+            .iter()
+            .filter(|record| record.is_listed() && record.good_at == GoodAt::Yes)
+            .filter_map(|record| cut(record.range, range))
+            .collect()
     }
 
     /// The range, cut into parts of which all bits are set, or none.
@@ -160,16 +188,10 @@ impl BitmapPart {
 
     /// A write to bad blocks that the peer does not get: its copy of them is no good any more, or it would be served (P2).
     fn peer_is_behind(&mut self, range: BlockRange) -> bool {
+        let good = self.own_and_good_at_peer(range);
         let Some(health) = self.health.content.as_mut() else {
             return false;
         };
-        let good: Vec<BlockRange> = health
-            .records
-            .overlapping(Whose::Own, range)
-            .iter()
-            .filter(|record| record.is_listed() && record.good_at == GoodAt::Yes)
-            .filter_map(|record| cut(record.range, range))
-            .collect();
         let mut update = |part: BlockRange| {
             let change = Change::GoodAt(GoodAt::No);
             let updated = health.records.update(Whose::Own, part, change);

@@ -131,7 +131,8 @@ impl VolumePart {
 
     /// An operation of a predecessor left the kernel.
     fn adopted_completed(&mut self, id: OperationId, error: &Option<(ErrorNumber, i32)>) {
-        let Some((range, writes)) = self.adopted.remove(&id) else {
+        let given_up = self.given_up.remove(&id);
+        let Some((range, writes)) = self.adopted.remove(&id).or(given_up) else {
             return;
         };
         let (Some((error, _)), Some(range)) = (error.filter(|(number, _)| number.0 != 0), range) else {

@@ -50,6 +50,8 @@ impl VolumePart {
     /// Requests stop waiting for the disk. Their buffers stay with the device until the kernel returns them (Q1).
     fn abandon(&mut self, out: &mut Outbox<VolumeEffect>) {
         out.send(To::Disk(DiskIn::Abandon));
+        self.given_up.clear();
+        self.let_go_of_adopted();
         let stuck: Vec<u64> = self
             .requests
             .iter()
@@ -69,6 +71,24 @@ impl VolumePart {
             } else {
                 self.begin_settling_of(id);
             }
+        }
+    }
+
+    /// What predecessors left in the kernel is a lock no longer: nobody hears of its end, and the disk is not opened again
+    /// before that.
+    fn let_go_of_adopted(&mut self) {
+        self.given_up.append(&mut self.adopted);
+    }
+
+    /// A table that names them may come behind the order to abandon them.
+    pub(super) fn let_go_if_abandoned(&mut self) {
+        let abandoned = self.drained.abandoned;
+        let is_abandoned = |snapshot: &std::sync::Arc<Snapshot>| {
+            let life = snapshot.disk.as_ref().map(|disk| disk.attach_id.0);
+            life.is_none() || life == abandoned
+        };
+        if self.snapshot.as_ref().is_some_and(is_abandoned) {
+            self.let_go_of_adopted();
         }
     }
 
@@ -133,6 +153,7 @@ impl VolumePart {
 
     /// There is no disk any more: its grants are void, its operations are history.
     pub(super) fn disk_gone(&mut self) {
+        self.let_go_of_adopted();
         self.extents.void();
         self.unflushed.clear();
         for write in self.unretired.values_mut() {

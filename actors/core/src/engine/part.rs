@@ -76,6 +76,8 @@ pub struct VolumePart {
     pub(super) operations: BTreeMap<u64, Submitted>,
     /// Operations of predecessors that the kernel still holds (R14): range, and whether they write.
     pub(super) adopted: BTreeMap<OperationId, (Option<SectorRange>, bool)>,
+    /// Those whose disk was given up meanwhile: nobody waits for them, but one that failed names blocks to be marked.
+    pub(super) given_up: BTreeMap<OperationId, (Option<SectorRange>, bool)>,
     pub(super) locks: Locks,
     pub(super) extents: Extents,
     pub(super) marks: Marks,
@@ -119,6 +121,7 @@ impl VolumePart {
             unretired: BTreeMap::new(),
             operations: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            given_up: BTreeMap::new(),
             locks: Locks::default(),
             extents: Extents::default(),
             marks: Marks::new(generation.0),

@@ -15,8 +15,9 @@ use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
 use crate::volume::state::{ConnectionState, DiskState};
 use mendblock_net::wire::message::Message;
+use mendblock_net::wire::prelude::MAX_RANGES;
 use mendblock_storage::device::errno::{EAGAIN, EIO};
-use mendblock_storage::units::SectorRange;
+use mendblock_storage::units::{BlockRange, SectorRange};
 use std::collections::BTreeMap;
 
 /// A read that the peer could not answer yet is sent again after this time.
@@ -265,18 +266,20 @@ impl VolumePart {
             // all the same: the sender's disk comes back without them.
             self.mark(vec![blocks], MarkReason::OnlyCopy);
         }
-        if self.is_resync_source() {
-            // The sender's disk is back, and it had not decided yet when it sent this: the bitmap that it was given does not
-            // have these blocks, and its resync works off its own.
-            self.frame(Message::OutOfSync { ranges: vec![blocks] }, None);
-        }
+        // The sender's disk is back if it is a target by now: it had not decided yet when it sent this.
+        self.tell_target(&[blocks]);
     }
 
-    /// The bitmap is being sent, or was sent, for a resync of which this node is the source.
-    fn is_resync_source(&self) -> bool {
-        self.snapshot.as_ref().is_some_and(|snapshot| {
+    /// Blocks that were marked here, while the bitmap is being sent, or was sent, for a resync of which this node is the source. The
+    /// target works off its own bitmap, which does not have them.
+    pub(super) fn tell_target(&mut self, ranges: &[BlockRange]) {
+        let is_source = self.snapshot.as_ref().is_some_and(|snapshot| {
             snapshot.vector.connection == ConnectionState::WFBitMapS || path::copies_to_peer(snapshot)
-        })
+        });
+        for ranges in ranges.chunks(MAX_RANGES).filter(|_| is_source) {
+            let ranges = ranges.to_vec();
+            self.frame(Message::OutOfSync { ranges }, None);
+        }
     }
 
     /// A mirrored write whose turn has come.

@@ -10,6 +10,7 @@ use crate::fact::Fact;
 use crate::identity::{ClientId, ConnectionNumber, MarkNumber, OperationId, PartGeneration, Query, Sequence};
 use crate::part::{Outbox, PartName, To};
 use crate::peer::PeerIn;
+use crate::volume::state::DiskState;
 use mendblock_net::wire::message::Message;
 use std::collections::BTreeSet;
 
@@ -202,6 +203,7 @@ impl VolumePart {
             }
         }
         self.adopted.retain(|id, _| named.contains(id));
+        self.let_go_if_abandoned();
         let generation = self.generation;
         let again: Vec<DataOperation> = self
             .operations
@@ -267,12 +269,14 @@ impl VolumePart {
     }
 
     fn settle(&mut self, out: &mut Outbox<VolumeEffect>) {
+        // A disk that is being attached is not the predecessor's, and its log answers nothing yet; nor does the log of one that
+        // went meanwhile.
         let has_disk = self
             .snapshot
             .as_ref()
-            .is_some_and(|snapshot| snapshot.disk.is_some());
+            .is_some_and(|snapshot| snapshot.disk.is_some() && snapshot.vector.disk > DiskState::Attaching);
         match self.recovery.owed {
-            Owed::Wanted if !has_disk => self.settled(),
+            Owed::Wanted | Owed::Asked(_) if !has_disk => self.settled(),
             Owed::Wanted => {
                 let query = self.recovery.query();
                 self.recovery.owed = Owed::Asked(query);
@@ -302,6 +306,7 @@ impl VolumePart {
         if ranges.is_empty() {
             return self.settled();
         }
+        self.tell_target(&ranges);
         let mark = self.mark(ranges, MarkReason::PeerLacks);
         self.recovery.owed = Owed::Marked(mark);
     }

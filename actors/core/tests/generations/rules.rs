@@ -144,6 +144,23 @@ fn rules_34_and_35_end_of_resync_not_heard() {
 }
 
 #[test]
+fn rules_34_and_35_a_target_that_crashed_as_primary_has_the_last_writes() {
+    let source = side(slots(G2, G1 + K, [G1, S]));
+    let target = side(slots(G2, 0, [G1 + K, G1]));
+    let (here, there) = expect(source, crashed(target), Agreed::OURS, 34, -1, 35);
+    assert_eq!((here.correction, there.correction), (None, None));
+    // The source was Primary too, or is: it has its own last writes.
+    expect(crashed(source), crashed(target), Agreed::OURS, 34, 1, 35);
+    expect(primary(source), crashed(target), Agreed::OURS, 34, 1, 35);
+    expect(crashed(source), target, Agreed::OURS, 34, 1, 35);
+    let kernel = Agreed {
+        renames: false,
+        ..Agreed::OURS
+    };
+    expect(source, crashed(target), kernel, 34, 1, 35);
+}
+
+#[test]
 fn rules_36_and_37_sync_id_never_stored() {
     let (source, target) = (slots(G2, S, [G1, 4]), slots(G2, 0, [G1, 4]));
     let (here, there) = expect(side(source), side(target), Agreed::OURS, 36, 1, 37);

@@ -84,6 +84,23 @@ fn marks_count_only_for_their_generation() {
 }
 
 #[test]
+fn a_void_mark_does_not_count_again_when_its_generation_leaves_the_history() {
+    let ids = |current, bitmap, younger, older| GenerationSlots {
+        current,
+        bitmap,
+        history: [younger, older],
+    };
+    let mut health = sample(1, &[]);
+    health.set_ids(ids(0x60, 0x10, 0x30, 0x40));
+    assert_eq!(health.outdated_since(), Some(0x50), "the disk does not have it");
+    health.set_ids(ids(0x50, 0, 0x60, 0x10));
+    assert_eq!(health.outdated_since(), None, "the disk has it now");
+    health.set_ids(ids(0x70, 0, 0x50, 0x60));
+    health.set_ids(ids(0x90, 0, 0x80, 0x70));
+    assert_eq!(health.outdated_since(), None);
+}
+
+#[test]
 fn an_unwritten_slot_is_empty_and_a_newer_version_is_named() {
     assert_eq!(Health::parse(&vec![0; SLOT_BYTES]), Err(SlotError::Empty));
     assert_eq!(Health::parse(&[1; 9]), Err(SlotError::Length(9)));

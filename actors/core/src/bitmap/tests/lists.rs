@@ -616,6 +616,54 @@ fn a_write_that_the_peer_lacks_makes_its_copy_of_a_bad_block_no_good() {
 }
 
 #[test]
+fn a_write_that_only_this_node_gets_makes_the_peers_copy_of_a_bad_block_no_good() {
+    let mut node = Node::attached(0);
+    node.connect();
+    let error = ErrorNumber(1);
+    node.mark(7, MarkReason::ReadError { error });
+    node.mark(7, MarkReason::OnlyCopy);
+    node.run();
+    assert_eq!(node.newest().records.own().next().unwrap().good_at, GoodAt::No);
+}
+
+/// A Secondary whose disk failed a mirrored write: the disk says so, and the write is refused to its sender.
+#[test]
+fn a_write_that_failed_here_and_is_noted_as_missed_too_is_good_at_the_peer() {
+    let mut node = Node::attached(0);
+    node.connect();
+    node.mark(8, MarkReason::PeerLacks);
+    let error = ErrorNumber(1);
+    for (number, reason) in [
+        (2, MarkReason::WriteError { error }),
+        (3, MarkReason::MissedWrite),
+    ] {
+        node.send(BitmapIn::Mark(vec![Mark {
+            number: MarkNumber(number),
+            ranges: vec![range(7, 3)],
+            reason,
+        }]));
+    }
+    node.run();
+    let records = node.newest().records;
+    let good: Vec<_> = records
+        .own()
+        .map(|record| (record.range, record.good_at))
+        .collect();
+    let expected = [
+        (range(7, 1), GoodAt::Yes),
+        (range(8, 1), GoodAt::No),
+        (range(9, 1), GoodAt::Yes),
+    ];
+    assert_eq!(good, expected);
+    // From a sender without a good disk, this content is nowhere.
+    node.change(|snapshot| snapshot.vector.peer_disk = DiskState::Diskless);
+    node.mark(7, MarkReason::MissedWrite);
+    node.run();
+    let good_at = |node: &Node| node.newest().records.own().next().unwrap().good_at;
+    assert_eq!(good_at(&node), GoodAt::No);
+}
+
+#[test]
 fn a_block_that_reads_twice_leaves_the_list_and_keeps_its_bit_but_not_a_failed_write() {
     let mut node = Node::attached(0);
     let error = ErrorNumber(1);

@@ -8,7 +8,7 @@ use crate::identity::{Arrival, ClientId, ErrorNumber, MarkNumber, OperationId, P
 use crate::part::PartName;
 use crate::snapshot::{Drain, Snapshot};
 use crate::volume::machine::StateIn;
-use crate::volume::state::{DiskState, Role};
+use crate::volume::state::{ConnectionState, DiskState, Role};
 use mendblock_net::wire::message::Message;
 use mendblock_storage::units::SectorRange;
 
@@ -152,6 +152,80 @@ fn drain_counts_adopted_reads() {
     );
 }
 
+/// Nobody hears of the end of an abandoned operation.
+#[test]
+fn adopted_operations_are_no_locks_once_their_disk_is_abandoned() {
+    let table = || {
+        let read = OperationId { request: 45, ..OLD };
+        vec![
+            (OLD, Some(sectors(0, 8)), true),
+            (read, Some(sectors(16, 8)), false),
+        ]
+    };
+    for abandoned_first in [false, true] {
+        let mut h = successor(connected(), false);
+        replay_end(&mut h);
+        if !abandoned_first {
+            answer_table(&mut h, table());
+        }
+        h.publish(|s| {
+            s.vector.disk = DiskState::Failed;
+            s.drain = Some(Drain::Abandon);
+        });
+        if abandoned_first {
+            answer_table(&mut h, table());
+        }
+        let asked = h.sent(|m| matches!(m, Message::Write { .. }));
+        h.write(1, sectors(0, 8));
+        assert_eq!(h.sent(|m| matches!(m, Message::Write { .. })), asked + 1);
+        // A read that fails late names a bad block all the same.
+        let error = ErrorNumber(3);
+        h.send(VolumeIn::Completed(vec![DataCompletion {
+            id: OperationId { request: 45, ..OLD },
+            result: Err((error, 5)),
+        }]));
+        assert_eq!(h.marked_for(MarkReason::ReadError { error }), vec![blocks(2, 1)]);
+    }
+}
+
+#[test]
+fn adopted_operations_are_no_locks_once_their_disk_is_gone() {
+    let mut h = successor(connected(), false);
+    replay_end(&mut h);
+    answer_table(&mut h, vec![(OLD, Some(sectors(0, 8)), true)]);
+    h.publish(|s| {
+        s.vector.disk = DiskState::Diskless;
+        s.disk = None;
+    });
+    h.write(1, sectors(0, 8));
+    assert_eq!(h.sent(|m| matches!(m, Message::Write { .. })), 1);
+}
+
+/// The log of such a disk does not answer, and the connection would not be made anew for ever.
+#[test]
+fn a_loss_is_retired_though_a_disk_is_being_attached_or_goes() {
+    let retired = |h: &Harness| {
+        let is_it = |state: &StateIn| matches!(state, StateIn::LossRetired { .. });
+        h.state.iter().any(is_it)
+    };
+    let mut attaching = alone();
+    attaching.vector.disk = DiskState::Attaching;
+    let mut h = successor(attaching, true);
+    answer_table(&mut h, vec![]);
+    replay_end(&mut h);
+    assert!(retired(&h));
+
+    let mut h = successor(alone(), true);
+    answer_table(&mut h, vec![]);
+    replay_end(&mut h);
+    assert!(!retired(&h), "its log names what is owed");
+    h.publish(|s| {
+        s.vector.disk = DiskState::Diskless;
+        s.disk = None;
+    });
+    assert!(retired(&h));
+}
+
 #[test]
 fn flush_and_revoke_wait_for_a_barrier_of_the_new_generation() {
     let mut h = successor(connected(), false);
@@ -193,6 +267,34 @@ fn inherited_loss_is_settled_by_marks_of_the_orphans_only() {
     h.acknowledge_marks();
     assert_eq!(h.released, vec![(6, vec![], vec![3])]);
     assert!(matches!(h.state[..], [StateIn::LossRetired { .. }]));
+}
+
+/// The bitmaps may have been exchanged before this generation heard from the log.
+#[test]
+fn what_a_new_part_of_the_source_marks_is_told_to_the_target() {
+    for (connection, told) in [
+        (ConnectionState::Connected, 0),
+        (ConnectionState::WFBitMapS, 1),
+        (ConnectionState::SyncSource, 1),
+        (ConnectionState::SyncTarget, 0),
+    ] {
+        let mut snapshot = connected();
+        snapshot.mirror = false;
+        snapshot.vector.connection = connection;
+        snapshot.vector.peer_disk = DiskState::Inconsistent;
+        let mut h = successor(snapshot, false);
+        answer_table(&mut h, vec![]);
+        replay_end(&mut h);
+        let query = *h.hot_queries.last().expect("the log was asked");
+        h.send(VolumeIn::HotExtents {
+            query,
+            extents: vec![3],
+        });
+        let marked = blocks(3 * 1024, 1024);
+        assert_eq!(h.marked_for(MarkReason::PeerLacks), vec![marked]);
+        let tells = |m: &Message| matches!(m, Message::OutOfSync { ranges } if *ranges == [marked]);
+        assert_eq!(h.sent(tells), told, "{connection}");
+    }
 }
 
 #[test]

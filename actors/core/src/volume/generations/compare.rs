@@ -60,7 +60,7 @@ pub enum Rule {
     OwnFresh = 20,
     /// 30: the peer's disk is new. Also the answer -1091 when one side alone has a base and 34 to 37 are unknown.
     PeerFresh = 30,
-    /// 34: I was source; the target finished, I never heard it.
+    /// 34: I was source; the target finished, I never heard it. It becomes the source if it crashed as Primary and I did not (ours).
     FinishNotHeard = 34,
     /// 35: I was target and finished; the source never heard it.
     FinishNotHeardByPeer = 35,
@@ -388,6 +388,9 @@ fn same_current(comparison: &Comparison) -> Match {
 
     match (own_base, peer_base) {
         (true, false) | (false, true) if agreed.protocol < 91 => return (PeerFresh, PROTOCOL_91, None),
+        (true, false) if finished_resync(own, peer) && agreed.renames && has_more(peer_side, own_side) => {
+            return (FinishNotHeard, TargetWithBitmap, None);
+        }
         (true, false) if finished_resync(own, peer) => {
             return (
                 FinishNotHeard,
@@ -396,6 +399,9 @@ fn same_current(comparison: &Comparison) -> Match {
             );
         }
         (true, false) => return (StartNotStoredByPeer, SourceWithBitmap, None),
+        (false, true) if finished_resync(peer, own) && agreed.renames && has_more(own_side, peer_side) => {
+            return (FinishNotHeardByPeer, SourceWithBitmap, None);
+        }
         (false, true) if finished_resync(peer, own) => {
             return (
                 FinishNotHeardByPeer,
@@ -424,6 +430,13 @@ fn same_current(comparison: &Comparison) -> Match {
 /// `target` shows the traces of the resync that `source` still has open (34, 35).
 fn finished_resync(source: &Identifiers, target: &Identifiers) -> bool {
     source.bitmap.same(target.history[0]) && source.history[0].same(target.history[1])
+}
+
+/// The target of a resync was Primary when it stopped, and the source was not: the target finished, so it has all that was
+/// answered, and the last writes perhaps alone (34, 35; ours: DRBD lets the source overwrite them). A source that was Primary
+/// has its own last writes; one that went on alone has another name.
+fn has_more(target: &Side, source: &Side) -> bool {
+    target.crashed_primary && !source.crashed_primary && !source.primary
 }
 
 /// `source` has started a resync to `target`, whose disk still has the base (51, 71).

@@ -149,8 +149,10 @@ impl StatePart {
 
     /// Sends the own parameters once nothing is under way that would change them.
     pub(super) fn send_parameters(&mut self, out: &mut Outbox<StateEffect>) {
+        // The end of a resync is not durable yet: its identifiers would go out with the state from before.
         let busy = self.generation_pending()
             || self.promotion_pending()
+            || self.sync.is_finishing()
             || self.detach.is_some()
             || self.attach.as_ref().is_some_and(|a| !a.is_waiting());
         let Some(link) = self.link.as_mut().filter(|link| !link.sent && !busy) else {
@@ -476,7 +478,7 @@ impl StatePart {
         let mut decision = handshake::decide(&handshake);
         let good_copy = own > NegotiatedDisk::Inconsistent || peer > NegotiatedDisk::Inconsistent;
         if decision.next == Next::Connected && good_copy {
-            decision.next = self.known_bad_blocks_first(bad);
+            decision.next = self.known_bad_blocks_first(bad, own, peer);
         }
         self.current.reasons.handshake = Some(format!("{} -> {:?}", decision.verdict, decision.next));
         out.fact(Fact::Handshake {
@@ -532,16 +534,21 @@ impl StatePart {
         })
     }
 
-    /// "Nothing to do" is not allowed while one side has a bad-block record: these blocks are resynced from the other side.
-    fn known_bad_blocks_first(&self, bad: KnownBad) -> Next {
+    /// "Nothing to do" is not allowed while one side has a bad-block record: these blocks are resynced from the other side, but
+    /// never from an Outdated disk. It is one because such a resync ended before it began, and the next connection may have the
+    /// other resolver: both would refuse for ever.
+    fn known_bad_blocks_first(&self, bad: KnownBad, own: NegotiatedDisk, peer: NegotiatedDisk) -> Next {
         let resolver = self.link.as_ref().is_some_and(Link::resolver);
+        let is_old = |disk| disk == NegotiatedDisk::Outdated;
         match (bad.own > 0, bad.peer > 0) {
+            (false, false) => Next::Connected,
+            _ if is_old(own) && !is_old(peer) => Next::WFBitMapT,
+            _ if is_old(peer) && !is_old(own) => Next::WFBitMapS,
             (true, false) => Next::WFBitMapT,
             (false, true) => Next::WFBitMapS,
             // Both have bad blocks: blocks that only the source has bad stay with it until a client overwrites them.
             (true, true) if resolver => Next::WFBitMapS,
             (true, true) => Next::WFBitMapT,
-            (false, false) => Next::Connected,
         }
     }
 
@@ -560,6 +567,10 @@ impl StatePart {
                 return self.refuse_handshake(reason_of(&refusal), &refusal.to_string(), cx, out);
             }
         };
+        if self.replaces_data_in_use(connection) {
+            let text = "the application of the Primary works with the other disk: what it attaches may become a target alone";
+            return self.refuse_handshake(DisconnectReason::DataNotCurrent, text, cx, out);
+        }
         let old = *self.vector();
         let decided = self.attach.as_ref().and_then(super::attach::Attaching::decided);
         let peer_role = self.peer_role();
@@ -579,12 +590,9 @@ impl StatePart {
                     v.disk = DiskState::UpToDate;
                     v.peer_disk = DiskState::UpToDate;
                 }
-                ConnectionState::WFBitMapT => {
-                    if !matches!(v.disk, DiskState::Inconsistent | DiskState::Negotiating) {
-                        v.disk = DiskState::Outdated;
-                    }
-                    v.peer_disk = DiskState::UpToDate;
-                }
+                // The rules lower a good disk to Outdated. Wished for, that would be refused while connected: the peer's disk
+                // may be attached now, and be the newer one.
+                ConnectionState::WFBitMapT => v.peer_disk = DiskState::UpToDate,
                 ConnectionState::WFBitMapS => v.peer_disk = v.peer_disk.min(DiskState::Consistent),
                 _ => {}
             }
@@ -619,6 +627,21 @@ impl StatePart {
         } else if self.health.outdated_since.is_some() && self.vector().disk == DiskState::UpToDate {
             self.store(super::store::Then::OutdatedVoid);
         }
+    }
+
+    /// A Primary without a disk works with one disk alone, whatever generation another one names that it attaches: that may have been
+    /// written when it failed already, and no answer ever stood on it.
+    fn replaces_data_in_use(&self, connection: ConnectionState) -> bool {
+        let vector = self.vector();
+        let attached_here = vector.disk == DiskState::Negotiating
+            && vector.role == Role::Primary
+            && connection != ConnectionState::WFBitMapT
+            && !self.exposed.same(self.current.identifiers.current);
+        let attached_there = vector.connection.is_connected_or_better()
+            && self.peer_role() == Role::Primary
+            && vector.disk == DiskState::UpToDate
+            && connection == ConnectionState::WFBitMapT;
+        attached_here || attached_there
     }
 
     /// The connection is established.

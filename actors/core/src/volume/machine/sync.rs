@@ -120,6 +120,8 @@ impl Sync {
         *self = Self {
             set_bits,
             spoiled: self.spoiled,
+            // Its superblock is on the way all the same.
+            finishing: self.finishing,
             ..Self::default()
         };
     }
@@ -134,6 +136,11 @@ impl StatePart {
         cx: &mut Context<'_>,
         out: &mut Outbox<StateEffect>,
     ) {
+        if !self.vector().disk.is_usable() {
+            // It failed after it was asked for. The peer hears of that, too, and its side of the resync ends by it: the connection is
+            // needed more than before.
+            return;
+        }
         let peer = self.link.as_ref().and_then(Link::peer_identifiers);
         let round = self.query();
         self.sync.begin_agreed(round, self.current.identifiers, peer);
@@ -492,8 +499,9 @@ impl StatePart {
         let spoiled = self.sync.spoiled.take();
         if let (Some(reason), false) = (spoiled, to_connected) {
             // Without the source nothing mends what failed: the disk stays what it is, and the next handshake sees it.
+            // The superblock that just landed calls it consistent: another one takes that back.
             self.current.reasons.inconsistent = Some(reason);
-            return;
+            return self.note_flags();
         }
         let changed = self.change(Kind::Hard, Confirmed::ByHandshake, "resync finished", out, |v| {
             v.disk = DiskState::UpToDate;

@@ -616,6 +616,26 @@ fn a_diskless_primary_is_named_a_generation_that_is_durable() {
 }
 
 #[test]
+fn a_generation_named_to_a_diskless_primary_is_known_as_made_for_it_on_the_next_connection() {
+    let mut world = World::attached(Detach);
+    world.peer.attached = false;
+    world.peer.disk = DiskState::Diskless;
+    world.peer.role = Role::Primary;
+    let mut world = world.connect();
+    let made = world.superblock.generations.slots()[0];
+    // It does not hear it.
+    world.link_down();
+    let from = world.mark();
+    world.link_up();
+    world.settle();
+    let told = |event: &Event| {
+        matches!(event, Event::Peer(Message::Generations(info)) if info.current == made
+            && info.made_for_loss_of == world.peer.attach_id && info.not_primary_since)
+    };
+    assert!(world.find(from, told).is_some());
+}
+
+#[test]
 fn t1_a_diskless_primary_answers_only_after_it_has_noted_the_new_generation() {
     let mut world = World::primary_connected(Detach);
     world.command(Command::Detach { force: false });

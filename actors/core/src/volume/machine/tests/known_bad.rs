@@ -1,9 +1,10 @@
-//! Blocks that both nodes know to be bad on one of them when they connect.
+//! Blocks that both nodes know to be bad on one of them when they connect: who becomes the source, and until when it is needed.
 
 use super::world::*;
 use crate::configuration::OnIoError::Detach;
 use crate::volume::machine::Command;
-use crate::volume::state::ConnectionState;
+use crate::volume::state::{ConnectionState, DiskState};
+use mendblock_storage::format::superblock::Flags;
 
 #[test]
 fn known_bad_blocks_are_resynced_though_generations_are_equal() {
@@ -35,4 +36,23 @@ fn a_detach_waits_only_until_the_peer_is_healed() {
     world.settle();
     assert_eq!(world.vector().connection, ConnectionState::Connected);
     assert_eq!(detach(&mut world), 0);
+}
+
+/// A resync because of bad blocks that ended before it began leaves an Outdated disk; the next connection has another resolver.
+#[test]
+fn known_bad_blocks_make_no_source_of_an_outdated_disk() {
+    for (own_bad, peer_bad) in [(0, 1), (1, 1)] {
+        let mut world = World::new(Detach);
+        world.superblock = superblock(good_flags().without(Flags::WAS_UP_TO_DATE), [BASE, 0, 0, 0]);
+        let mut world = world.attach();
+        (world.peer.own_bad, world.peer.peer_bad) = (own_bad, peer_bad);
+        assert_eq!(world.vector().disk, DiskState::Outdated);
+        assert_eq!(world.connect().vector().connection, ConnectionState::WFSyncUUID);
+    }
+    for (own_bad, peer_bad) in [(1, 0), (1, 1)] {
+        let mut world = World::attached(Detach);
+        world.peer.disk = DiskState::Outdated;
+        (world.peer.own_bad, world.peer.peer_bad) = (own_bad, peer_bad);
+        assert_eq!(world.connect().vector().connection, ConnectionState::SyncSource);
+    }
 }

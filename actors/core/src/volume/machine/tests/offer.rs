@@ -6,6 +6,7 @@ use crate::configuration::OnIoError::Detach;
 use crate::volume::machine::Command;
 use crate::volume::state::{AttachFailure, ConnectionState, DetachCause, DiskState, DisklessReason, Role};
 use mendblock_net::wire::message::Message;
+use mendblock_storage::format::superblock::Flags;
 
 fn says_state(event: &Event) -> bool {
     matches!(event, Event::Peer(Message::State(_)))
@@ -124,6 +125,55 @@ fn a_peers_disk_that_is_newer_is_the_source() {
         )
     );
     assert!(world.asked(Kind::Exchange));
+}
+
+#[test]
+fn a_peers_disk_that_is_newer_makes_a_connected_secondary_its_target() {
+    let mut world = peer_without_disk();
+    world.peer.ids = [0x2000, BASE, 0, 0];
+    let from = world.mark();
+    peer_offers(&mut world);
+    assert_eq!(world.count(from, refuses_disk), 0);
+    let vector = world.vector();
+    assert_eq!(
+        (vector.connection, vector.disk, vector.peer_disk),
+        (
+            ConnectionState::WFSyncUUID,
+            DiskState::Outdated,
+            DiskState::UpToDate
+        )
+    );
+    assert!(!world.superblock.flags.contains(Flags::WAS_UP_TO_DATE), "durably");
+}
+
+/// Its own disk may hold a generation that it made for nobody: the superblock write was reported as failed.
+#[test]
+fn what_a_diskless_primary_attaches_never_overwrites_the_disk_that_it_works_with() {
+    let mut world = World::attached(Detach);
+    (world.peer.attached, world.peer.disk) = (false, DiskState::Diskless);
+    world.peer.role = Role::Primary;
+    let mut world = world.connect();
+    let own = world.superblock.generations.slots()[0];
+    world.peer.ids = [0x2000, own, BASE, 0];
+    let from = world.mark();
+    peer_offers(&mut world);
+    assert_eq!(world.count(from, refuses_disk), 1);
+    assert_eq!(world.vector().disk, DiskState::UpToDate);
+    assert_eq!(world.vector().connection, ConnectionState::Connected);
+
+    // The same, seen by the Primary.
+    let mut world = World::primary_connected(Detach);
+    world.command(Command::Detach { force: false });
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    world.superblock = superblock(good_flags(), [0x2000, PEER_NEW, BASE, 0]);
+    let id = world.command(Command::Attach { new_disk: false });
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Negotiating);
+    world.peer_parameters();
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    assert_ne!(world.answer(id).exit_code, 0);
 }
 
 #[test]

@@ -86,3 +86,41 @@ fn a_primary_that_finishes_as_target_after_the_loss_goes_on_under_a_new_generati
     assert_eq!(slots[1] & !1, 0x2000, "the peer's generation is the base now");
     assert_ne!(slots[0] | 1, 0x2001);
 }
+
+/// The peer agrees to the repair of a disk that has failed meanwhile. It hears of that on this connection, and of what is told with it.
+#[test]
+fn a_repair_that_comes_too_late_does_not_cost_the_connection() {
+    let mut world = World::primary_connected(PassOn);
+    world.fate(Kind::Consent, Fate::Hold);
+    world.read_error(100);
+    world.settle();
+    assert!(world.asked(Kind::Consent));
+    world.fate(Kind::Told, Fate::Hold);
+    world.io_error(ErrorKind::Meta, 0, EIO);
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Failed);
+    let from = world.mark();
+    world.release(Kind::Consent);
+    assert_eq!(world.count(from, |event| matches!(event, Event::Dropped)), 0);
+    assert_eq!(world.vector().connection, ConnectionState::Connected);
+}
+
+/// The peer would judge a finished generation beside an Inconsistent disk, and this node an UpToDate one.
+#[test]
+fn parameters_wait_until_the_end_of_the_resync_is_durable() {
+    let mut world = finishing();
+    world.link_down();
+    let from = world.mark();
+    world.link_up();
+    world.settle();
+    assert_eq!(world.count(from, generations), 0);
+    world.release(Kind::SuperblockWrite);
+    world.settle();
+    let says_finished = |event: &Event| matches!(event, Event::Peer(Message::State(state)) if state.disk == DiskState::UpToDate.number());
+    assert!(world.at(from, generations) < world.at(from, says_finished));
+    assert_eq!(
+        world.count(from, says_disk(DiskState::Inconsistent)),
+        0,
+        "it never was the peer's to know"
+    );
+}
