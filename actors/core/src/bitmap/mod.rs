@@ -16,7 +16,9 @@ pub use part::BitmapPart;
 pub(crate) use records::without;
 
 use crate::disk::MetaCompletion;
-use crate::identity::{ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, SnapshotNumber};
+use crate::identity::{
+    AttachId, ConnectionNumber, ErrorNumber, MarkNumber, PartGeneration, Query, SnapshotNumber,
+};
 use crate::part::PartName;
 use crate::peer::PeerFrame;
 use crate::snapshot::Snapshot;
@@ -56,6 +58,12 @@ pub enum MarkReason {
     Unflushed,
     /// The sender of a mirrored write has no disk: bits, this disk is the only one that has it.
     OnlyCopy,
+    /// Not a mark but its end: a client overwrote blocks of the own list whole, and they were flushed and read back equal. They leave
+    /// the list, and the write is answered once that is durable. Their bits stay.
+    ReadBack {
+        /// The disk that this was seen on: it says nothing about the list of another one.
+        attach: AttachId,
+    },
 }
 
 /// A mark.
@@ -91,12 +99,12 @@ pub enum ClearReason {
     ResyncWritten,
     /// A mirrored write is on both disks and the sender allowed it.
     WrittenOnBoth,
-    /// A client overwrote blocks of the own bad-block list whole, and they were read back equal: they leave the list. `both`: the
-    /// peer has the write too, so their bits go as well.
-    Overwritten {
-        /// See above.
-        both: bool,
-    },
+    /// A client overwrote blocks that were on the own list, both nodes have the write, and they were read back here
+    /// ([`MarkReason::ReadBack`]).
+    Overwritten,
+    /// The peer wrote the blocks and, where they were bad there, read them back: it has what this node has. That says nothing about
+    /// blocks of the own list.
+    PeerWrote,
     /// No bit goes: a block of a larger failed read was read twice, and the same. It leaves the list, its bit stays.
     ReadTwice,
 }

@@ -4,7 +4,7 @@ use super::pages::{Owner, Waiting, is_uncovered};
 use super::part::BitmapPart;
 use super::{BadBlocks, BitmapEffect, ClearReason, Mark, MarkReason};
 use crate::fact::Fact;
-use crate::identity::{ConnectionNumber, ErrorNumber};
+use crate::identity::{AttachId, ConnectionNumber, ErrorNumber};
 use crate::part::{Outbox, To};
 use crate::peer::{PeerFrame, PeerIn};
 use crate::snapshot::Snapshot;
@@ -27,6 +27,9 @@ impl BitmapPart {
     /// A mark: bits at once, records by its reason, acknowledgement when both are durable.
     pub(super) fn mark(&mut self, mark: Mark, out: &mut Outbox<BitmapEffect>) {
         self.last_mark = self.last_mark.max(mark.number);
+        if let MarkReason::ReadBack { attach } = mark.reason {
+            return self.read_back(&mark, attach, out);
+        }
         let (whose, cause, error) = of_reason(mark.reason, self.peer());
         // A mirrored write whose sender has no UpToDate disk is nowhere else.
         let nowhere = mark.reason == MarkReason::MissedWrite && !self.peer_is_up_to_date();
@@ -57,10 +60,37 @@ impl BitmapPart {
     }
 
     fn wait(&mut self, owner: Owner, recorded: Recorded) {
+        let waiting = self.waiting(owner, recorded);
+        self.pages.waiting.push(waiting);
+    }
+
+    fn waiting(&mut self, owner: Owner, recorded: Recorded) -> Waiting {
         let version =
             (recorded != Recorded::Not && self.health.content.is_some()).then(|| self.health.changed());
         let mut waiting = Waiting::new(owner, version);
         waiting.record_lost = recorded == Recorded::Lost;
+        waiting
+    }
+
+    /// Overwritten and read back: off the list. Acknowledged when a crash cannot bring the entry back, for the write is answered then
+    /// and, alone, a listed block has no copy that may be read.
+    fn read_back(&mut self, mark: &Mark, attach: AttachId, out: &mut Outbox<BitmapEffect>) {
+        let same_disk = |health: &mendblock_storage::health::Health| health.attach_id == attach.0;
+        let mut recorded = Recorded::Not;
+        for &range in &mark.ranges {
+            if self.health.content.as_ref().is_some_and(same_disk)
+                && self.left_list(range, Removal::ReadBack, out)
+            {
+                recorded = Recorded::Yes;
+            }
+        }
+        let owner = Owner::Mark {
+            number: mark.number,
+            error: None,
+        };
+        let mut waiting = self.waiting(owner, recorded);
+        // No page is waited for: no bit changes.
+        waiting.bits = true;
         self.pages.waiting.push(waiting);
     }
 
@@ -243,21 +273,25 @@ impl BitmapPart {
     pub(super) fn clear(&mut self, range: BlockRange, reason: ClearReason, out: &mut Outbox<BitmapEffect>) {
         let generation = self.current_generation();
         match reason {
-            ClearReason::ResyncWritten | ClearReason::Overwritten { .. } => {
+            ClearReason::ResyncWritten => {
                 self.left_list(range, Removal::ReadBack, out);
             }
-            ClearReason::ReadTwice => self.left_list(range, Removal::ReadTwice, out),
-            ClearReason::WrittenOnBoth => {}
+            ClearReason::ReadTwice => {
+                self.left_list(range, Removal::ReadTwice, out);
+                return;
+            }
+            ClearReason::Overwritten | ClearReason::PeerWrote | ClearReason::WrittenOnBoth => {}
         }
         let proof = match reason {
-            ClearReason::ResyncWritten | ClearReason::Overwritten { both: true } => {
-                Proof::read_back(generation, generation)
-            }
             ClearReason::WrittenOnBoth => Proof::mirrored_write(generation, generation),
-            ClearReason::Overwritten { both: false } | ClearReason::ReadTwice => return,
+            _ => Proof::read_back(generation, generation),
         };
         let parts = match (reason, self.records()) {
-            (ClearReason::WrittenOnBoth, Some(records)) => self.without_suspects(records.unlisted(range)),
+            // What went bad here since, or at the peer (its word may have overtaken this proof), keeps its bit.
+            (ClearReason::WrittenOnBoth | ClearReason::Overwritten, Some(records)) => {
+                self.without_suspects(records.unlisted(range))
+            }
+            (ClearReason::PeerWrote, Some(_)) => without(vec![range], &self.own_bad_ranges()),
             _ => vec![range],
         };
         let (Some(loaded), Some(proof)) = (self.loaded.as_mut(), proof) else {
@@ -274,14 +308,14 @@ impl BitmapPart {
         }
     }
 
-    /// Blocks leave the list, as far as the proof is enough for their records; the peer drops its suspect records of them.
-    fn left_list(&mut self, range: BlockRange, proof: Removal, out: &mut Outbox<BitmapEffect>) {
+    /// Blocks leave the list (whether any did), as far as the proof is enough for their records; the peer drops its suspect records of them.
+    fn left_list(&mut self, range: BlockRange, proof: Removal, out: &mut Outbox<BitmapEffect>) -> bool {
         let (generation, now) = (self.current_generation(), self.now_wall as u32);
         let Some(health) = self.health.content.as_mut() else {
-            return;
+            return false;
         };
         if !health.records.is_bad(range) {
-            return;
+            return false;
         }
         let mut left: Vec<BlockRange> = health
             .records
@@ -296,7 +330,7 @@ impl BitmapPart {
             removed.is_ok_and(|outcome| outcome.refused == 0)
         });
         if left.is_empty() {
-            return;
+            return false;
         }
         let cause = match proof {
             Removal::ReadTwice => "read twice",
@@ -312,6 +346,7 @@ impl BitmapPart {
         self.lists_changed();
         out.send(To::State(StateIn::LeftList { ranges: left.clone() }));
         self.tell_healed(left);
+        true
     }
 
     pub(super) fn send(&self, message: Message, out: &mut Outbox<BitmapEffect>) {
@@ -428,6 +463,14 @@ impl BitmapPart {
         self.health.changed();
     }
 
+    /// Blocks whose own copy is known to be bad.
+    fn own_bad_ranges(&self) -> Vec<BlockRange> {
+        let listed = |record: &&Record| record.is_listed();
+        self.records()
+            .map(|records| records.own().filter(listed).map(|record| record.range).collect())
+            .unwrap_or_default()
+    }
+
     /// Blocks whose copy at the peer is known to be bad.
     pub(super) fn peer_bad_ranges(&self) -> Vec<BlockRange> {
         self.records()
@@ -464,11 +507,7 @@ impl BitmapPart {
 
     /// What the volume part must not read here, and not from the peer.
     pub(super) fn picture(&self) -> BadBlocks {
-        let listed = |record: &&Record| record.is_listed();
-        let own = self
-            .records()
-            .map(|records| records.own().filter(listed).map(|record| record.range).collect())
-            .unwrap_or_default();
+        let own = self.own_bad_ranges();
         let mut peer = self.peer_bad_ranges();
         let both_up_to_date = self.snapshot.as_ref().is_some_and(|snapshot| {
             snapshot.vector.disk == DiskState::UpToDate && snapshot.vector.peer_disk == DiskState::UpToDate
@@ -511,9 +550,11 @@ fn of_reason(reason: MarkReason, peer: Whose) -> (Option<Whose>, Option<Cause>, 
         MarkReason::FlushError { error } => (None, None, Some(error)),
         MarkReason::PeerFailed => (Some(peer), Some(Cause::MissedWrite), None),
         MarkReason::MissedWrite => (Some(Whose::Own), Some(Cause::MissedWrite), None),
-        MarkReason::PeerLacks | MarkReason::FailedWrite | MarkReason::Unflushed | MarkReason::OnlyCopy => {
-            (None, None, None)
-        }
+        MarkReason::PeerLacks
+        | MarkReason::FailedWrite
+        | MarkReason::Unflushed
+        | MarkReason::OnlyCopy
+        | MarkReason::ReadBack { .. } => (None, None, None),
     }
 }
 

@@ -3,11 +3,11 @@
 
 use super::part::{Known, Unretired, VolumePart};
 use super::path;
-use super::request::{Local, Net, Origin, Request, Work};
+use super::request::{Local, Net, Origin, Proof, Request, Work};
 use super::{ClientAnswer, VolumeEffect};
 use crate::bitmap::{ClearReason, MarkReason};
 use crate::fact::Fact;
-use crate::identity::{ClientId, Sequence};
+use crate::identity::{ClientId, ErrorNumber, Sequence};
 use crate::part::Outbox;
 use crate::planted::{Fault, is_planted};
 use crate::snapshot::Snapshot;
@@ -38,7 +38,6 @@ impl VolumePart {
             Origin::Served { .. } => self.answer_served(id),
             Origin::Barrier { .. } => self.answer_barrier(id),
             Origin::Fetch { .. } => self.answer_fetch(id, out),
-            Origin::Verify { .. } => self.answer_verify(id),
             Origin::Localise => self.answer_probe(id, out),
         }
     }
@@ -67,6 +66,9 @@ impl VolumePart {
     }
 
     fn write_verdict(&self, request: &Request, snapshot: &Snapshot) -> Verdict {
+        if self.proof_is_open(request) {
+            return Verdict::Wait;
+        }
         let current = self.disk_is_current();
         match (request.local, request.net) {
             // On both. On a SyncTarget's disk it counts because the peer, which is UpToDate, has it too (T5).
@@ -116,10 +118,17 @@ impl VolumePart {
         if is_planted(Fault::NoOutdatedNote) {
             return Verdict::Ok;
         }
-        if let Local::Failed(number, _) = request.local {
-            let told = snapshot.errors_settled >= number;
-            let settled = told || (gone(snapshot) && snapshot.own_loss_settled);
-            return if settled { Verdict::Ok } else { Verdict::Wait };
+        match (request.local, request.proof) {
+            // The durable entry of the own list is enough: the block is not read here, and no resync takes it from here.
+            (_, Proof::Failed(_)) => return Verdict::Ok,
+            // The disk part had no disk for it, and the state may not know that yet: no error has a number to wait for.
+            (Local::Failed(ErrorNumber(0), _), _) if request.is_ahead_of(snapshot) => return Verdict::Wait,
+            (Local::Failed(number, _), _) if number != ErrorNumber(0) => {
+                let told = snapshot.errors_settled >= number;
+                let settled = told || (gone(snapshot) && snapshot.own_loss_settled);
+                return if settled { Verdict::Ok } else { Verdict::Wait };
+            }
+            _ => {}
         }
         match gone(snapshot) {
             true if snapshot.own_loss_settled => Verdict::Ok,
@@ -205,7 +214,9 @@ impl VolumePart {
         }
         self.flush_ended(&request);
         let data = request.data.clone();
-        self.healed_by_overwrite(&request, out);
+        if let (Local::Done, Net::Done(connection)) = (request.local, request.net) {
+            self.proven_on_both(request.proof, Some(connection));
+        }
         self.after_answer(id, &request);
         self.answer(client, sequence, Ok(data), id, request.work.writes());
     }

@@ -2,10 +2,10 @@
 
 use super::part::{Known, MAX_OPEN, VolumePart};
 use super::path::{self, ReadPath};
-use super::request::{Local, Net, Origin, Request, Stage, Work};
+use super::request::{Local, Net, Origin, Proof, Request, Stage, Work};
 use super::{ClientRequest, ClientRequestKind, VolumeEffect};
 use crate::disk::DataKind;
-use crate::identity::{ClientId, Sequence};
+use crate::identity::{ClientId, ErrorNumber, Sequence};
 use crate::part::Outbox;
 use crate::planted::{Fault, is_planted};
 use crate::snapshot::Admission;
@@ -122,18 +122,18 @@ impl VolumePart {
             Origin::Served { .. } => self.start_served(id),
             Origin::Barrier { .. } => self.start_barrier(id),
             Origin::Fetch { .. } => self.start_fetch(id),
-            Origin::Verify { .. } => self.start_verify(id),
             Origin::Localise => self.start_probe(id),
         }
     }
 
     /// Q11: the peer's read waits for the own client's writes only while they are on the own disk. Their acknowledgement may wait
-    /// behind this very read: a target locks the block until the data of its fetch have come.
+    /// behind this very read: a target locks the block until the data of its fetch have come. A proof asks nobody but the own disk and
+    /// the own list; while it is open the block is still listed, and the target would be told that it is lost.
     fn may_be_read(&self, id: u64, range: SectorRange) -> bool {
         self.locks.before(id, range).all(|other| {
-            self.requests
-                .get(&other)
-                .is_none_or(|write| write.is_client() && write.local != Local::Pending)
+            self.requests.get(&other).is_none_or(|write| {
+                write.is_client() && write.local != Local::Pending && !self.proof_is_open(write)
+            })
         })
     }
 
@@ -419,9 +419,16 @@ impl VolumePart {
         self.freed = true;
         if let Some(request) = self.requests.get_mut(&id) {
             request.stage = Stage::Waiting;
-            // A write that failed here is not tried here again (replication 8), and T1 needs its number.
-            if !(request.work.writes() && matches!(request.local, Local::Failed(..))) {
+            // A write that failed here is not tried here again (replication 8), and T1 needs its number, or the mark of what was
+            // read back. Without either the disk part had no disk: the next one takes it.
+            let failed = match (request.local, request.proof) {
+                (Local::Failed(..), Proof::Failed(_)) => true,
+                (Local::Failed(number, _), _) => number != ErrorNumber(0),
+                _ => false,
+            };
+            if !(request.work.writes() && failed) {
                 request.local = Local::None;
+                request.proof = Proof::None;
             }
             request.net = Net::None;
             request.data = None;

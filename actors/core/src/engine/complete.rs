@@ -3,7 +3,7 @@
 
 use super::VolumeEffect;
 use super::part::{Submitted, VolumePart};
-use super::request::{Local, Net, Origin, Request, Stage, Work};
+use super::request::{Local, Net, Origin, Proof, Request, Stage, Work};
 use crate::bitmap::{MarkOutcome, MarkReason};
 use crate::disk::{DataCompletion, DataKind};
 use crate::identity::{ErrorNumber, MarkNumber, OperationId};
@@ -66,6 +66,7 @@ impl VolumePart {
             }
             DataKind::Flush => {
                 // Which of the unflushed writes were lost is not known, and a later flush proves nothing about them (3.5).
+                self.flush_error = error;
                 let mut extents = std::mem::take(&mut self.unflushed);
                 if let Some(request) = self.requests.get_mut(&id) {
                     extents.extend(std::mem::take(&mut request.flushing));
@@ -102,13 +103,19 @@ impl VolumePart {
         if let (Origin::Fetch { .. }, Work::Fetch { .. }) = (request.origin, &request.work) {
             return self.fetch_written(id, out);
         }
-        self.ended_parts(id);
+        self.prove(id);
     }
 
     fn local_failed(&mut self, id: u64, out: &mut Outbox<VolumeEffect>) {
         let Some(request) = self.requests.get_mut(&id) else {
             return;
         };
+        if let (Local::Failed(ErrorNumber(0), _), Proof::Flush(_) | Proof::Read(_)) =
+            (request.local, request.proof)
+        {
+            return self.proof_broken_off(id);
+        }
+        request.proof = Proof::None;
         if request.is_read() && request.is_client() {
             // The read goes to the peer at once (P4), never to this disk again.
             if let Local::Failed(number, _) = request.local {

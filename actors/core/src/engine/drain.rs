@@ -156,6 +156,8 @@ impl VolumePart {
         self.let_go_of_adopted();
         self.extents.void();
         self.unflushed.clear();
+        self.flush_error = ErrorNumber(0);
+        self.void_proofs();
         for write in self.unretired.values_mut() {
             write.in_log = None;
         }

@@ -1,6 +1,5 @@
 //! The target of a resync: a range is locked like a write from the request to the source until the data is on the own disk, so
-//! that no write in between is overwritten by older data. Blocks of the bad-block list are read back before they count (6.4);
-//! so are blocks that a client overwrites whole.
+//! that no write in between is overwritten by older data. Blocks of the bad-block list are read back before they count (6.4).
 
 use super::VolumeEffect;
 use super::part::VolumePart;
@@ -159,41 +158,6 @@ impl VolumePart {
         JobEnd::Written
     }
 
-    /// A client (or the peer's client) overwrote blocks of the list whole: are they readable again?
-    pub(super) fn healed_by_overwrite(&mut self, request: &Request, out: &mut Outbox<VolumeEffect>) {
-        let (Work::Write { range, buffer, .. }, Local::Done) = (&request.work, request.local) else {
-            return;
-        };
-        if !path::own_bad(&self.bad, *range)
-            || range.covered_blocks(self.sectors()).is_none()
-            || !self.disk_is_current()
-        {
-            return;
-        }
-        let both = match request.net {
-            Net::Done(connection) => Some(connection),
-            _ => None,
-        };
-        let work = Work::Verify {
-            range: *range,
-            expected: buffer.clone(),
-        };
-        self.insert(Request::new(Origin::Verify { both }, work), out);
-    }
-
-    pub(super) fn start_verify(&mut self, id: u64) {
-        self.running(id);
-        if self
-            .snapshot
-            .as_ref()
-            .is_some_and(|snapshot| path::disk_usable(snapshot))
-        {
-            self.submit(id, DataKind::Flush);
-        } else {
-            self.begin_settling_of(id);
-        }
-    }
-
     /// Flushed: read back, past any cache (the device is read directly); read: compare.
     pub(super) fn verify_step(&mut self, id: u64) {
         let Some(request) = self.requests.get_mut(&id) else {
@@ -213,24 +177,5 @@ impl VolumePart {
             request.local = Local::Failed(crate::identity::ErrorNumber(0), 5);
         }
         self.ended_parts(id);
-    }
-
-    pub(super) fn answer_verify(&mut self, id: u64) {
-        let Some(request) = self.remove(id) else { return };
-        self.unlock(id);
-        let (Origin::Verify { both }, Some(range)) = (request.origin, request.range()) else {
-            return;
-        };
-        if let (Local::Done, Some(blocks)) = (request.local, range.covered_blocks(self.sectors())) {
-            // A link that was lost meanwhile has marked the write as lacking at the peer: that bit stays.
-            let both = both.is_some() && both == self.connection() && !self.link_is_lost();
-            self.batch
-                .cleared
-                .push((blocks, ClearReason::Overwritten { both }));
-            if both {
-                // The peer's bit goes as well (6.4).
-                self.frame(Message::ResyncWritten { ranges: vec![blocks] }, None);
-            }
-        }
     }
 }

@@ -58,6 +58,20 @@ impl Marks {
         self.open.contains_key(&number)
     }
 
+    /// Blocks on their way to the own bad-block list: the picture of it may not have them yet.
+    pub fn listing(&self) -> impl Iterator<Item = BlockRange> {
+        let enters = |mark: &&Mark| {
+            matches!(
+                mark.reason,
+                MarkReason::ReadError { .. } | MarkReason::WriteError { .. } | MarkReason::MissedWrite
+            )
+        };
+        self.open
+            .values()
+            .filter(enters)
+            .flat_map(|mark| mark.ranges.iter().copied())
+    }
+
     /// All that are not acknowledged, in order.
     pub fn open(&self) -> Vec<Mark> {
         self.open.values().cloned().collect()

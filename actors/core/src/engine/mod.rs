@@ -15,6 +15,7 @@ mod marks;
 mod news;
 mod part;
 mod path;
+mod proof;
 mod received;
 mod recover;
 mod request;

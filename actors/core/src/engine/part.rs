@@ -13,7 +13,8 @@ use crate::client::ClientIn;
 use crate::configuration::VolumeConfiguration;
 use crate::disk::{DataKind, DataOperation, DiskIn};
 use crate::identity::{
-    ClientId, ConnectionNumber, MarkNumber, OperationId, PartGeneration, Query, Sequence, TellNumber,
+    ClientId, ConnectionNumber, ErrorNumber, MarkNumber, OperationId, PartGeneration, Query, Sequence,
+    TellNumber,
 };
 use crate::part::{Context, Instant, Outbox, Part, PartName, To};
 use crate::peer::{PeerFrame, PeerIn};
@@ -89,6 +90,8 @@ pub struct VolumePart {
     pub(super) last_batch: BTreeMap<ClientId, Vec<Sequence>>,
     pub(super) bad: Arc<BadBlocks>,
     pub(super) unflushed: BTreeSet<u32>,
+    /// The last flush of the own disk that failed.
+    pub(super) flush_error: ErrorNumber,
     /// The connection whose frames are taken; frames of a newer one wait until a snapshot names it.
     pub(super) link: super::received::Incoming,
     pub(super) losing: super::loss::Losing,
@@ -131,6 +134,7 @@ impl VolumePart {
             last_batch: BTreeMap::new(),
             bad: Arc::default(),
             unflushed: BTreeSet::new(),
+            flush_error: ErrorNumber(0),
             link: super::received::Incoming::default(),
             losing: super::loss::Losing::default(),
             window: i64::MAX,

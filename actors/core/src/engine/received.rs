@@ -183,12 +183,10 @@ impl VolumePart {
             Message::ReadFailed { request, errno } => self.read_refused(request, errno, out),
             Message::ResyncData { request, .. } => self.fetch_arrived(request, frame.payload, out),
             Message::ResyncFailed { request, range } => self.fetch_refused(request, range, out),
-            Message::ResyncWritten { ranges } if self.sender_takes_writes() => {
-                self.batch.cleared.extend(
-                    ranges
-                        .into_iter()
-                        .map(|range| (range, ClearReason::ResyncWritten)),
-                );
+            Message::ResyncWritten { ranges } if self.sender_takes_writes() && self.own_disk_is_sound() => {
+                self.batch
+                    .cleared
+                    .extend(ranges.into_iter().map(|range| (range, ClearReason::PeerWrote)));
             }
             Message::ResyncWritten { .. } => {}
             Message::WriteAnsweredWithError { range } => {
@@ -214,6 +212,14 @@ impl VolumePart {
     /// would be lost at the re-attach.
     fn sender_takes_writes(&self) -> bool {
         !self.sender_has_no_disk() && self.snapshot.as_ref().is_some_and(|snapshot| snapshot.mirror)
+    }
+
+    /// What the peer wrote before it heard of a failed flush here is no proof either: which of the own writes that flush lost is not
+    /// known, and their bits are all that tells. The peer has heard when the error is settled; before that nothing new can come.
+    fn own_disk_is_sound(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| {
+            path::disk_usable(snapshot) && snapshot.errors_settled >= self.flush_error
+        })
     }
 
     pub(super) fn protocol_error(&mut self, what: &str, out: &mut Outbox<VolumeEffect>) {
@@ -328,14 +334,19 @@ impl VolumePart {
                 wire,
                 epoch,
                 in_sync,
-                ..
+                sole,
             },
             Some(range),
         ) = (request.origin, request.range())
         else {
             return;
         };
+        if self.proof_is_open(request) {
+            return;
+        }
         if request.local == Local::Done {
+            let proof = request.proof;
+            self.proven_on_both(proof, (!sole).then_some(connection));
             if self.connection() == Some(connection) {
                 self.batch.acks.push(wire);
             }

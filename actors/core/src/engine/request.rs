@@ -4,7 +4,7 @@ use crate::identity::{ClientId, ConnectionNumber, ErrorNumber, MarkNumber, Query
 use crate::part::Instant;
 use crate::snapshot::Snapshot;
 use mendblock_storage::buffer::Buffer;
-use mendblock_storage::units::SectorRange;
+use mendblock_storage::units::{BlockRange, SectorRange};
 
 /// Who wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,6 @@ pub(super) enum Origin {
     },
     /// This node is the target of a resync.
     Fetch { job: u64 },
-    /// A block of the bad-block list was overwritten whole: is it readable again?
-    Verify { both: Option<ConnectionNumber> },
 }
 
 /// What is to be done.
@@ -117,6 +115,21 @@ pub(super) enum Net {
     Lost(ConnectionNumber),
 }
 
+/// How far it is shown that a write over listed bad blocks can be read again. The range is what was listed of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// None needed, or the write itself is not done.
+    None,
+    /// It is being flushed.
+    Flush(BlockRange),
+    /// It is being read back.
+    Read(BlockRange),
+    /// Read back equal; with this mark its blocks leave the list.
+    Given { span: BlockRange, mark: MarkNumber },
+    /// Other bytes came back; this mark records the missed write.
+    Failed(MarkNumber),
+}
+
 /// Where the request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -162,6 +175,7 @@ pub(super) struct Request {
     pub flushing: Vec<u32>,
     /// A verify's step: 0 flush, 1 read.
     pub step: u8,
+    pub proof: Proof,
 }
 
 impl Request {
@@ -185,6 +199,7 @@ impl Request {
             marked_lacking: false,
             flushing: Vec::new(),
             step: 0,
+            proof: Proof::None,
         }
     }
 

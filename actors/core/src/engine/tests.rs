@@ -6,6 +6,7 @@ mod localise;
 mod news;
 mod paths;
 mod peer_side;
+mod proof;
 mod random;
 mod recovery;
 mod rules;

@@ -241,6 +241,12 @@ fn settle(world: &mut World) {
         // Bad on the node that was the source: a client's overwrite mends it.
         let client = world.open_client(primary);
         world.write(primary, client, block(BAD_BLOCK), false);
+        answered(world, primary, client);
+        // The answer says so; the other node's word of it may still be on its way.
+        assert!(
+            !is_listed(world),
+            "an overwrite was answered before its block was healed"
+        );
         world.run_until("the bad block is healed", 60_000, |world| {
             !is_listed(world) && world.nodes.iter().all(|node| node.bad_blocks.peer.is_empty())
         });

@@ -684,3 +684,63 @@ fn a_block_that_reads_twice_leaves_the_list_and_keeps_its_bit_but_not_a_failed_w
     assert_eq!(left, [range(7, 1)], "the peer is not to be told of it any more");
     assert!(node.durable().is_set(7) && node.durable().is_set(9));
 }
+
+#[test]
+fn read_back_is_acknowledged_when_the_entry_cannot_come_back() {
+    let mut node = Node::attached(0);
+    let error = ErrorNumber(1);
+    node.mark(7, MarkReason::ReadError { error });
+    node.run();
+    // Seen on another disk than the one that this list is about.
+    let attach = AttachId(999);
+    node.mark(7, MarkReason::ReadBack { attach });
+    node.run();
+    assert_eq!(node.marked.last(), Some(&(2, MarkOutcome::Durable)));
+    assert!(node.newest().records.is_bad(range(7, 1)));
+
+    node.hold_health = true;
+    let attach = AttachId(5);
+    node.mark(7, MarkReason::ReadBack { attach });
+    node.run();
+    assert_eq!(node.marked.len(), 2, "a crash now would bring the entry back");
+    node.hold_health = false;
+    node.run();
+    assert_eq!(node.marked.last(), Some(&(3, MarkOutcome::Durable)));
+    assert!(!node.newest().records.is_bad(range(7, 1)));
+    assert!(
+        node.durable().is_set(7),
+        "whether the peer has it is another question"
+    );
+}
+
+#[test]
+fn peers_word_takes_nothing_off_the_own_list() {
+    let mut node = Node::attached(0);
+    let error = ErrorNumber(1);
+    node.mark(7, MarkReason::ReadError { error });
+    node.mark(9, MarkReason::PeerLacks);
+    node.run();
+    node.clear(7, ClearReason::PeerWrote);
+    node.clear(9, ClearReason::PeerWrote);
+    node.run();
+    assert!(node.newest().records.is_bad(range(7, 1)));
+    let map = node.map().unwrap();
+    assert!(map.is_set(7) && !map.is_set(9));
+}
+
+#[test]
+fn overwritten_block_that_went_bad_again_or_at_the_peer_keeps_its_bit() {
+    let mut node = Node::attached(0);
+    node.connect();
+    let error = ErrorNumber(1);
+    node.mark(7, MarkReason::ReadError { error });
+    node.mark(8, MarkReason::PeerFailed);
+    node.mark(9, MarkReason::PeerLacks);
+    node.run();
+    for block in [7, 8, 9] {
+        node.clear(block, ClearReason::Overwritten);
+    }
+    node.run();
+    let set = [7, 8, 9].map(|block| node.map().unwrap().is_set(block));
+    assert_eq!(set, [true, true, false]);
+}

@@ -322,6 +322,10 @@ impl Harness {
         let number = self.snapshot.number.next();
         change(&mut self.snapshot);
         self.snapshot.number = number;
+        if self.snapshot.disk.is_none() {
+            // Its log went with it.
+            self.hot = HotSet::new(1024);
+        }
         let snapshot = Arc::new(self.snapshot.clone());
         self.send(VolumeIn::Snapshot(snapshot));
     }

@@ -293,29 +293,6 @@ fn fetched_bad_block_counts_after_flush_and_read_back() {
 }
 
 #[test]
-fn overwritten_bad_block_is_read_back_before_its_record_ends() {
-    let mut h = Harness::new(alone());
-    h.bad(vec![blocks(0, 1)], vec![]);
-    let range = sectors(0, 8);
-    h.write(3, range);
-    h.complete(h.oldest());
-    assert_eq!(h.answered(3), None);
-    h.confirm(3);
-    h.complete(h.oldest());
-    h.write(4, range);
-    assert_eq!(h.operations.len(), 1, "the lock is held for the read-back");
-    h.complete_with(h.oldest(), bytes(range, 3));
-    assert!(h.bitmap.iter().any(|m| matches!(
-        m,
-        BitmapIn::Clear {
-            reason: ClearReason::Overwritten { both: false },
-            ..
-        }
-    )));
-    assert_eq!(h.operations.len(), 1);
-}
-
-#[test]
 fn source_refuses_a_bad_block_and_the_target_loses_it() {
     let mut h = Harness::new(connected());
     h.publish(|s| s.vector.connection = ConnectionState::SyncSource);
