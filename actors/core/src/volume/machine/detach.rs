@@ -66,6 +66,8 @@ pub(super) struct DetachRun {
     marked: Task,
     mark_durable: bool,
     outdated_since: Option<u64>,
+    /// The peer's answer named another generation than this disk has.
+    peer_is_ahead: bool,
     bitmap: Task,
     bitmap_ok: bool,
     superblock: Task,
@@ -204,6 +206,7 @@ impl StatePart {
             marked: Task::Due,
             mark_durable: false,
             outdated_since: None,
+            peer_is_ahead: false,
             bitmap: Task::Due,
             bitmap_ok: false,
             superblock: Task::Due,
@@ -306,6 +309,7 @@ impl StatePart {
     /// The peer answered: T. If it made a generation, "outdated since" is recorded at once (M).
     pub(super) fn detach_told(&mut self, current: u64, new_generation: bool, out: &mut Outbox<StateEffect>) {
         let answered = self.tells.all_answered();
+        let own = self.current.identifiers.current;
         let query = self.query();
         let Some(detach) = self.detach.as_mut() else {
             return;
@@ -314,6 +318,7 @@ impl StatePart {
             detach.outdated_since = Some(current);
             self.exposed = Generation(current);
         }
+        detach.peer_is_ahead |= new_generation || !Generation(current).same(own);
         if !answered || detach.told != Told::Sent {
             return;
         }
@@ -639,7 +644,10 @@ impl StatePart {
         }
         // Without a health file the superblock is the mark; where neither can be written, that was reported.
         let marked = detach.marked.ended() && (detach.mark_durable || detach.superblock.ended());
-        let settled = detach.told == Told::Yes && marked && self.tells.all_answered();
+        // Answered without a generation, though this node is in use: the peer's disk failed as well before it could make one. Nothing
+        // would tell later that this disk lacks what only the peer got, and attached first it would pass for current.
+        let named = detach.peer_is_ahead || self.current.vector.role != Role::Primary;
+        let settled = detach.told == Told::Yes && named && marked && self.tells.all_answered();
         self.current.own_loss_settled = settled;
     }
 
