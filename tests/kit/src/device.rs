@@ -5,7 +5,7 @@ mod pages;
 use fastrand::Rng;
 use mendblock_core::disk::PortOperation;
 use mendblock_storage::buffer::BufferMut;
-use pages::{PAGE, Pages};
+use pages::{PAGE, Pages, Written};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -16,8 +16,7 @@ pub const EIO: i32 = 5;
 /// A write that a loss of power may undo.
 #[derive(Clone, Debug)]
 struct Cached {
-    offset: u64,
-    bytes: Vec<u8>,
+    written: Written,
     /// Written with FUA: survives.
     stable: bool,
 }
@@ -105,17 +104,17 @@ impl Device {
 
     /// Writes past all faults, stable at once.
     pub fn poke(&mut self, offset: u64, bytes: &[u8]) {
-        self.current.write(offset, bytes);
+        let written = Written::bytes(offset, bytes);
+        self.current.write(&written);
         self.store(Cached {
-            offset,
-            bytes: bytes.to_vec(),
+            written,
             stable: true,
         });
     }
 
     fn store(&mut self, cached: Cached) {
         if cached.stable && self.cache.is_empty() {
-            self.durable.write(cached.offset, &cached.bytes);
+            self.durable.write(&cached.written);
         } else {
             self.cache.push(cached);
         }
@@ -136,10 +135,15 @@ impl Device {
                 self.current.read(*offset, &mut buffer);
                 Ok(Some(buffer))
             }
-            PortOperation::Write { offset, buffer, fua } => self.write(*offset, buffer, *fua).map(|()| None),
+            PortOperation::Write { offset, buffer, fua } => {
+                let range = *offset..offset + buffer.len() as u64;
+                self.write(range, || Written::bytes(*offset, buffer), *fua)?;
+                Ok(None)
+            }
             PortOperation::WriteZeroes { offset, length, .. } => {
-                let zeroes = vec![0; *length as usize];
-                self.write(*offset, &zeroes, false).map(|()| None)
+                let range = *offset..offset + length;
+                self.write(range, || Written::zeroes(*offset, *length), false)?;
+                Ok(None)
             }
             PortOperation::Flush => {
                 if self.faults.failing_flushes > 0 {
@@ -152,8 +156,12 @@ impl Device {
         }
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8], stable: bool) -> Result<(), i32> {
-        let range = offset..offset + bytes.len() as u64;
+    fn write(
+        &mut self,
+        range: Range<u64>,
+        written: impl FnOnce() -> Written,
+        stable: bool,
+    ) -> Result<(), i32> {
         assert!(
             range.end <= self.size,
             "a write beyond the end of the disk: {range:?}"
@@ -173,10 +181,10 @@ impl Device {
         if matches!(&self.defect, Some(Defect::DropsWrites(dropped)) if refused(dropped)) {
             return Ok(());
         }
-        self.current.write(offset, bytes);
+        let written = written();
+        self.current.write(&written);
         self.store(Cached {
-            offset,
-            bytes: bytes.to_vec(),
+            written,
             stable: stable && self.defect != Some(Defect::IgnoresFua),
         });
         Ok(())
@@ -187,21 +195,20 @@ impl Device {
             return;
         }
         for cached in self.cache.drain(..) {
-            self.durable.write(cached.offset, &cached.bytes);
+            self.durable.write(&cached.written);
         }
     }
 
     /// Power is lost: what was not flushed, and what is under way, meets its `loss`.
     pub fn lose_power(&mut self, in_flight: Vec<PortOperation>, loss: Loss, random: &mut Rng) {
         for operation in in_flight {
-            let (offset, bytes) = match operation {
-                PortOperation::Write { offset, buffer, .. } => (offset, buffer.to_vec()),
-                PortOperation::WriteZeroes { offset, length, .. } => (offset, vec![0; length as usize]),
+            let written = match operation {
+                PortOperation::Write { offset, buffer, .. } => Written::bytes(offset, &buffer),
+                PortOperation::WriteZeroes { offset, length, .. } => Written::zeroes(offset, length),
                 PortOperation::Read { .. } | PortOperation::Flush => continue,
             };
             self.cache.push(Cached {
-                offset,
-                bytes,
+                written,
                 stable: false,
             });
         }
@@ -214,16 +221,16 @@ impl Device {
 
     fn keep(&mut self, cached: &Cached, loss: Loss, random: &mut Rng) {
         match loss {
-            Loss::Nothing => self.durable.write(cached.offset, &cached.bytes),
+            Loss::Nothing => self.durable.write(&cached.written),
             Loss::All => {}
             Loss::Torn => {
-                for (index, sector) in cached.bytes.chunks(SECTOR as usize).enumerate() {
+                for sector in cached.written.sectors() {
                     if random.bool() {
-                        self.durable.write(cached.offset + index as u64 * SECTOR, sector);
+                        self.durable.write(&sector);
                     }
                 }
             }
-            Loss::Some if random.bool() => self.durable.write(cached.offset, &cached.bytes),
+            Loss::Some if random.bool() => self.durable.write(&cached.written),
             Loss::Some => {}
             Loss::Mixed => {
                 let one = [Loss::Nothing, Loss::Nothing, Loss::All, Loss::Torn];

@@ -3,11 +3,12 @@
 use fastrand::Rng;
 use mendblock_storage::health::Health;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Health files, by device id. They survive every crash.
 #[derive(Clone, Debug, Default)]
 pub struct HealthFiles {
-    slots: BTreeMap<u64, [Vec<u8>; 2]>,
+    slots: BTreeMap<u64, [Arc<Vec<u8>>; 2]>,
     /// Device id of the file that was written last.
     last: Option<u64>,
     /// Writes fail.
@@ -33,18 +34,18 @@ impl HealthFiles {
     }
 
     /// Writes a slot; linux errno on failure.
-    pub fn write(&mut self, device_id: u64, slot: u8, bytes: &[u8]) -> Result<(), i32> {
+    pub fn write(&mut self, device_id: u64, slot: u8, bytes: &Arc<Vec<u8>>) -> Result<(), i32> {
         if self.unwritable {
             return Err(5);
         }
-        self.slots.entry(device_id).or_default()[usize::from(slot)] = bytes.to_vec();
+        self.slots.entry(device_id).or_default()[usize::from(slot)] = Arc::clone(bytes);
         self.last = Some(device_id);
         Ok(())
     }
 
     /// A write that a loss of power cuts off: some of its sectors are there.
     pub fn tear(&mut self, device_id: u64, slot: u8, bytes: &[u8], random: &mut Rng) {
-        let old = &mut self.slots.entry(device_id).or_default()[usize::from(slot)];
+        let old = Arc::make_mut(&mut self.slots.entry(device_id).or_default()[usize::from(slot)]);
         old.resize(bytes.len(), 0);
         for (old, new) in old.chunks_mut(512).zip(bytes.chunks(512)) {
             if random.bool() {
@@ -54,12 +55,12 @@ impl HealthFiles {
     }
 }
 
-fn newest(slots: &[Vec<u8>; 2]) -> Option<Vec<u8>> {
+fn newest(slots: &[Arc<Vec<u8>>; 2]) -> Option<Vec<u8>> {
     slots
         .iter()
         .filter_map(|bytes| Health::parse(bytes).ok().map(|health| (health.sequence, bytes)))
         .max_by_key(|(sequence, _)| *sequence)
-        .map(|(_, bytes)| bytes.clone())
+        .map(|(_, bytes)| bytes.to_vec())
 }
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ mod tests {
     fn a_torn_slot_never_hides_the_older_one() {
         for seed in 0..32 {
             let mut files = HealthFiles::default();
-            files.write(7, 0, &health(3)).unwrap();
+            files.write(7, 0, &Arc::new(health(3))).unwrap();
             files.tear(7, 1, &health(4), &mut Rng::with_seed(seed));
             let sequence = files.health(7).unwrap().sequence;
             assert!(sequence == 3 || sequence == 4);

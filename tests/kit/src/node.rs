@@ -132,7 +132,7 @@ pub struct HealthWrite {
     /// Its number.
     pub sequence: u64,
     /// The slot.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<Vec<u8>>,
 }
 
 /// A node.

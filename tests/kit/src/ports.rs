@@ -14,6 +14,7 @@ use mendblock_core::identity::Query;
 use mendblock_core::part::{PartName, To};
 use mendblock_core::resync::ResyncEffect;
 use mendblock_core::volume::machine::StateEffect;
+use std::sync::Arc;
 
 impl World {
     /// A message from a part's own port.
@@ -47,7 +48,7 @@ impl World {
                     device_id,
                     slot,
                     sequence,
-                    bytes,
+                    bytes: Arc::new(bytes),
                 };
                 let number = self.number();
                 self.nodes[node].health_writes.insert(number, write.clone());

@@ -292,6 +292,23 @@ fn a_diskless_primary_connects_to_its_generation_only() {
     );
 }
 
+/// The peer was to become a target of this node's disk, and that failed: what the application has seen is nowhere else.
+#[test]
+fn a_connected_primary_without_a_disk_does_not_go_back_to_an_older_generation() {
+    let older = Arrival {
+        exposed: Generation(G2 + 1),
+        peer: slots(G1, 0, [S, 4]),
+        connected: true,
+        ..DISKLESS
+    };
+    assert_eq!(exposed(older), Some(G2 + 1));
+    let seen_nothing = Arrival {
+        exposed: Generation::NONE,
+        ..older
+    };
+    assert_eq!(exposed(seen_nothing), Some(G1));
+}
+
 #[test]
 fn a_connected_diskless_node_follows_the_peers_generation() {
     let peer = slots(G2, G1, [S, 4]);

@@ -1,5 +1,6 @@
 //! Bytes of a simulated disk. Copies share their pages until one of them writes: a test may keep many states of one disk.
 
+use super::SECTOR;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,33 +10,99 @@ pub const PAGE: u64 = 4096;
 
 const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
 
+/// What a write puts on a disk, cut into pages. Whole pages are shared by all who take them over: a simulated disk spends most of
+/// its time here.
+#[derive(Clone, Debug)]
+pub struct Written(Vec<(u64, Content)>);
+
+#[derive(Clone, Debug)]
+enum Content {
+    /// A whole page of zeroes.
+    Zeroes,
+    /// A whole page.
+    Whole(Arc<[u8; PAGE as usize]>),
+    /// Some bytes of a page, from this one on.
+    Part(usize, Box<[u8]>),
+}
+
+impl Written {
+    /// These bytes, from a byte on.
+    pub fn bytes(offset: u64, bytes: &[u8]) -> Self {
+        let mut pages = Vec::new();
+        each_page(offset, bytes.len() as u64, |page, within, part| {
+            let bytes = &bytes[part];
+            let content = match <&[u8; PAGE as usize]>::try_from(bytes) {
+                Ok(whole) if *whole == ZEROES => Content::Zeroes,
+                Ok(whole) => Content::Whole(Arc::new(*whole)),
+                Err(_) => Content::Part(within.start, bytes.into()),
+            };
+            pages.push((page, content));
+        });
+        Self(pages)
+    }
+
+    /// Zeroes, from a byte on.
+    pub fn zeroes(offset: u64, length: u64) -> Self {
+        let mut pages = Vec::new();
+        each_page(offset, length, |page, within, _| {
+            let content = match within.len() {
+                whole if whole as u64 == PAGE => Content::Zeroes,
+                part => Content::Part(within.start, vec![0; part].into()),
+            };
+            pages.push((page, content));
+        });
+        Self(pages)
+    }
+
+    /// Its sectors, one by one.
+    pub fn sectors(&self) -> impl Iterator<Item = Self> {
+        self.0.iter().flat_map(|(page, content)| {
+            let (start, bytes): (usize, &[u8]) = match content {
+                Content::Zeroes => (0, &ZEROES),
+                Content::Whole(bytes) => (0, &bytes[..]),
+                Content::Part(start, bytes) => (*start, bytes),
+            };
+            let sectors = bytes.chunks(SECTOR as usize).enumerate();
+            sectors.map(move |(index, sector)| {
+                let at = start + index * SECTOR as usize;
+                Self(vec![(*page, Content::Part(at, sector.into()))])
+            })
+        })
+    }
+}
+
 /// Bytes by 4 KiB page; absent pages are zero.
 #[derive(Clone, Debug, Default)]
 pub struct Pages(BTreeMap<u64, Arc<[u8; PAGE as usize]>>);
 
 impl Pages {
-    /// Reads from a byte on.
+    /// Reads from a byte on. `bytes` are zeroes: what is not here leaves them alone.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) {
         each_page(offset, bytes.len() as u64, |page, within, part| {
-            match self.0.get(&page) {
-                Some(data) => bytes[part].copy_from_slice(&data[within]),
-                None => bytes[part].fill(0),
+            if let Some(data) = self.0.get(&page) {
+                bytes[part].copy_from_slice(&data[within]);
             }
         });
     }
 
-    /// Writes from a byte on.
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
-        each_page(offset, bytes.len() as u64, |page, within, part| {
-            let bytes = &bytes[part];
-            let is_zero = bytes == &ZEROES[..bytes.len()];
-            if bytes.len() as u64 == PAGE && is_zero {
-                self.0.remove(&page);
-            } else if !is_zero || self.0.contains_key(&page) {
-                let data = self.0.entry(page).or_insert_with(|| Arc::new(ZEROES));
-                Arc::make_mut(data)[within].copy_from_slice(bytes);
+    /// Takes over what was written.
+    pub fn write(&mut self, written: &Written) {
+        for (page, content) in &written.0 {
+            match content {
+                Content::Zeroes => {
+                    self.0.remove(page);
+                }
+                Content::Whole(bytes) => {
+                    self.0.insert(*page, Arc::clone(bytes));
+                }
+                Content::Part(_, bytes)
+                    if !self.0.contains_key(page) && bytes.iter().all(|&byte| byte == 0) => {}
+                Content::Part(start, bytes) => {
+                    let data = self.0.entry(*page).or_insert_with(|| Arc::new(ZEROES));
+                    Arc::make_mut(data)[*start..start + bytes.len()].copy_from_slice(bytes);
+                }
             }
-        });
+        }
     }
 
     /// Pages below `end` in which they differ.

@@ -117,7 +117,7 @@ pub fn receive(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
 }
 
 /// A Primary refuses foreign data when it connects, and when a peer without a disk brings one up. From a disk that it
-/// already works with, another `current` means that the peer made a generation for this node.
+/// already works with, a later `current` means that the peer made a generation for this node.
 fn receive_without_disk(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
     let found = arrival.peer.current;
     let first_sight = !arrival.connected || arrival.peer_attaches;
@@ -128,12 +128,25 @@ fn receive_without_disk(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
             found,
         });
     }
-    let takes_over = arrival.primary || arrival.connected;
+    // Named once more while connected: a Primary follows to what its peer made of the generation that its application has seen. An
+    // older one (of a peer that was to become a target, and whose source lost its disk) would be taken for current.
+    let takes_over = if arrival.primary {
+        first_sight || descends(arrival)
+    } else {
+        arrival.connected
+    };
     let exposed = if takes_over { found } else { arrival.exposed };
     Ok(Received {
         exposed,
         skip_initial_sync: false,
     })
+}
+
+/// What the application has seen is the peer's generation, or one that this came from; or it has seen nothing.
+fn descends(arrival: &Arrival) -> bool {
+    let peer = &arrival.peer;
+    let known = [peer.current, peer.bitmap, peer.history[0], peer.history[1]];
+    arrival.exposed.same(Generation::NONE) || known.iter().any(|id| id.same(arrival.exposed))
 }
 
 /// The peer made its generation because this node's disk failed, but the link broke before this node heard it (ours;

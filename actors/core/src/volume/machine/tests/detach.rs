@@ -95,6 +95,23 @@ fn t1_m_the_loss_is_settled_after_told_and_the_own_mark() {
     assert_eq!(world.vector().disk, DiskState::Diskless);
 }
 
+/// The peer's disk fails too before the generation is on it: both attached again, nothing says which lacks what.
+#[test]
+fn t1_m_an_answer_without_a_generation_settles_no_loss_of_a_primary() {
+    let mut world = World::primary_connected(Detach);
+    world.told_generation = false;
+    world.read_error(100);
+    world.settle();
+    assert_eq!(world.vector().disk, DiskState::Diskless);
+    assert!(!world.snapshot().own_loss_settled);
+    // Of a Secondary's disk nobody is asked to serve anything: the record is enough.
+    let mut world = World::connected(Detach);
+    world.told_generation = false;
+    world.read_error(100);
+    world.settle();
+    assert!(world.snapshot().own_loss_settled);
+}
+
 #[test]
 fn t1_m_the_mark_that_comes_after_the_last_superblock_is_waited_for() {
     let mut world = World::primary_connected(Detach);
