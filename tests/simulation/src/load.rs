@@ -93,6 +93,27 @@ impl Load {
         }
     }
 
+    /// So many requests at once.
+    pub fn burst(&self, world: &mut World, requests: usize) {
+        for _ in 0..requests {
+            self.one(world);
+        }
+    }
+
+    /// Each place is read by one of the clients; says how many reads there are.
+    pub fn sweep(&self, world: &mut World) -> u64 {
+        let mut reads = 0;
+        for (number, &place) in self.places.iter().enumerate() {
+            let client = self.clients[number % self.clients.len()];
+            let range = SectorRange::new(place, 128).expect("the range is not empty");
+            if world.nodes[self.node].clients.contains_key(&client) {
+                world.read(self.node, client, range);
+                reads += 1;
+            }
+        }
+        reads
+    }
+
     /// So many requests, a little time between them.
     pub fn run(&self, world: &mut World, requests: usize) {
         for _ in 0..requests {

@@ -1,5 +1,6 @@
 //! What can happen to two nodes.
 
+use super::moment::Moment;
 use mendblock_core::part::PartName;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,8 @@ pub enum Victim {
     PrimaryDisk,
     /// The Primary's process; it comes back, or the other node takes over.
     PrimaryProcess,
+    /// The Primary's disk, and its process, which comes back.
+    PrimaryNode,
     /// Both processes at once.
     Both,
 }
@@ -47,8 +50,16 @@ pub enum Action {
     Round(Victim),
     /// Clients send so many requests.
     Requests(u16),
+    /// Clients send so many requests at once.
+    Burst(u16),
+    /// Clients read every place that they use.
+    Sweep,
     /// Nothing is asked for so many milliseconds.
     Pause(u16),
+    /// The same in microseconds.
+    Micros(u16),
+    /// Nothing is asked until this moment is there, or does not come.
+    Until(Moment),
     /// Every connection breaks; of what is under way some arrives.
     Break,
     /// Nothing gets through, both ways.
@@ -70,6 +81,9 @@ pub enum Action {
     Start(u8),
     /// The other node becomes Primary after the Primary's crash.
     TakeOver,
+    /// The other node becomes Primary after the Primary's crash, though it may lack writes that were answered. Then the Primary
+    /// comes back, and either they have not parted, or they see it. The storm ends there.
+    Part(u8),
     /// A part dies.
     Kill(u8, PartName),
     /// A client's session dies.
@@ -92,6 +106,8 @@ pub enum Action {
     Dead(u8),
     /// The disk's faults are gone.
     MendDisk(u8),
+    /// The drive gives up its bad blocks: those that its node must have noted read as zeroes. Its other faults are gone.
+    Remap(u8),
     /// An order, not waited for.
     Order(u8, Order),
     /// `local-io-error` and the handlers around a resync end so: exit code, milliseconds; 60 s and more: far too late.
