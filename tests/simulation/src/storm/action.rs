@@ -15,8 +15,10 @@ pub enum Victim {
     PrimaryDisk,
     /// The Primary's process; it comes back, or the other node takes over.
     PrimaryProcess,
-    /// The Primary's disk, and its process, which comes back.
+    /// The Primary's disk, and its process, which comes back. No seed draws it: what it finds is open, see docs/reliability.md.
     PrimaryNode,
+    /// The Primary's disk, and its process too once the disk has been given up.
+    DisklessPrimary,
     /// Both processes at once.
     Both,
 }
@@ -34,13 +36,14 @@ pub enum Order {
     Secondary,
 }
 
-/// A region of a disk's meta-data.
+/// A region of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the regions of the format, by name")]
 pub enum Region {
     Superblock,
     ActivityLog,
     Bitmap,
+    Data,
 }
 
 /// Something that happens at once, or takes as long as it says.
@@ -94,7 +97,7 @@ pub enum Action {
     Unwritable(u8, u64),
     /// So many flushes fail.
     FailingFlushes(u8, u8),
-    /// Meta-data cannot be written.
+    /// A region cannot be written.
     UnwritableMeta(u8, Region),
     /// The health file cannot be written.
     UnwritableHealth(u8),

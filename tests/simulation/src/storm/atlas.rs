@@ -43,7 +43,8 @@ impl Atlas {
                 hurts_whole_disk(action).is_none_or(|node| self.whole.is_none_or(|whole| whole == node))
             }
             Action::Kill(_, part) => {
-                !matches!(self.victim, Victim::PrimaryDisk | Victim::PrimaryNode) || !ENDS_CONNECTION.contains(&part)
+                let at_disk = [Victim::PrimaryDisk, Victim::PrimaryNode, Victim::DisklessPrimary];
+                !at_disk.contains(&self.victim) || !ENDS_CONNECTION.contains(&part)
             }
             Action::Break | Action::Partition | Action::Deaf(_) => self.victim == Victim::Secondary,
             Action::Crash { node, .. } | Action::Start(node) => self.process(index(node)),
@@ -70,7 +71,8 @@ impl Atlas {
         match self.victim {
             // The Primary comes back with all that was answered, if nobody takes over meanwhile.
             Victim::Secondary | Victim::Both => true,
-            Victim::PrimaryProcess | Victim::PrimaryNode => self.is_primary(node),
+            // Of a Diskless one, see `Storm::crash`.
+            Victim::PrimaryProcess | Victim::PrimaryNode | Victim::DisklessPrimary => self.is_primary(node),
             Victim::Nobody | Victim::PrimaryDisk => false,
         }
     }
@@ -78,7 +80,7 @@ impl Atlas {
     fn disk(&self, node: usize) -> bool {
         match self.victim {
             Victim::Secondary => !self.is_primary(node),
-            Victim::PrimaryDisk | Victim::PrimaryNode => self.is_primary(node),
+            Victim::PrimaryDisk | Victim::PrimaryNode | Victim::DisklessPrimary => self.is_primary(node),
             Victim::Nobody | Victim::PrimaryProcess | Victim::Both => false,
         }
     }

@@ -123,6 +123,7 @@ impl Storm<'_> {
             return true;
         }
         let lacks = self.world.lacks(survivor);
+        self.world.network.heal();
         self.start(other);
         let together = self.world.reaches(30_000, World::is_healthy);
         assert!(

@@ -2,6 +2,7 @@
 
 use super::action::index;
 use mendblock_core::disk::{PortOperation, Token};
+use mendblock_core::part::PartName;
 use mendblock_core::volume::state::{ConnectionState, DiskState};
 use mendblock_kit::node::InKernel;
 use mendblock_kit::world::World;
@@ -35,6 +36,10 @@ pub enum Moment {
     DataWrite(u8),
     /// Its disk is writing meta-data.
     MetaWrite(u8),
+    /// Its superblock is being written, or what comes before it is being flushed.
+    Superblock(u8),
+    /// A request of a client has just been answered.
+    Answer(u8),
     /// Its health file is being written.
     HealthWrite(u8),
     /// A request of a client failed on its disk, and the state part has not heard of it.
@@ -44,6 +49,10 @@ pub enum Moment {
 impl Moment {
     /// Waits until it is there; false: it did not come.
     pub fn wait(self, world: &mut World) -> bool {
+        if let Self::Answer(node) = self {
+            let open = world.nodes[index(node)].open_requests();
+            return world.reaches(LIMIT, |world| world.nodes[index(node)].open_requests() < open);
+        }
         world.reaches(LIMIT, |world| self.is_there(world))
     }
 
@@ -69,6 +78,18 @@ impl Moment {
             Self::Attaching(node) => matches!(disk(node), DiskState::Attaching | DiskState::Negotiating),
             Self::DataWrite(node) => in_kernel(world, node, |entry| matches!(entry.token, Token::Data(..))),
             Self::MetaWrite(node) => in_kernel(world, node, |entry| !matches!(entry.token, Token::Data(..))),
+            Self::Superblock(node) => here(node).table.in_kernel.values().any(|entry| {
+                let of_state = matches!(
+                    entry.token,
+                    Token::Meta {
+                        holder: PartName::State,
+                        ..
+                    }
+                );
+                of_state && !matches!(entry.operation, PortOperation::Read { .. })
+            }),
+            // Something that happens, not something that is: see `wait`.
+            Self::Answer(_) => true,
             Self::HealthWrite(node) => !here(node).health_writes.is_empty(),
             Self::UnheardError(node) => {
                 let seen = here(node).snapshot.as_ref().map(|snapshot| snapshot.errors_seen);

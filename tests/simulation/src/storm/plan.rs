@@ -66,13 +66,12 @@ const TROUBLES: [Trouble; 9] = [
     Trouble::Clock,
 ];
 
-const VICTIMS: [Victim; 8] = [
+const VICTIMS: [Victim; 7] = [
     Victim::Secondary,
     Victim::Secondary,
     Victim::PrimaryDisk,
     Victim::PrimaryDisk,
     Victim::PrimaryProcess,
-    Victim::PrimaryNode,
     Victim::Both,
     Victim::Nobody,
 ];
@@ -90,7 +89,7 @@ impl Plan {
         let mut actions = Vec::new();
         for _ in 0..rounds {
             if draw.random.bool() {
-                draw.scene(mode, &mut actions);
+                draw.scene((mode, on_io_error), &mut actions);
                 // By itself, or with all kinds of trouble behind it.
                 if draw.random.bool() {
                     continue;
@@ -146,7 +145,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    fn scene(&mut self, mode: Mode, actions: &mut Vec<Action>) {
+    fn scene(&mut self, mode: (Mode, OnIoError), actions: &mut Vec<Action>) {
         let mut stage = Stage {
             random: self.random,
             primary: self.primary,
@@ -163,7 +162,7 @@ impl<'a> Draw<'a> {
         match (self.victim, self.random.u8(0..5)) {
             (_, 0) | (Victim::Nobody | Victim::Both, _) => self.random.u8(0..2),
             (Victim::Secondary, _) => 1 - self.primary,
-            (Victim::PrimaryDisk | Victim::PrimaryProcess | Victim::PrimaryNode, _) => self.primary,
+            (_, _) => self.primary,
         }
     }
 

@@ -163,9 +163,6 @@ impl<'a> Storm<'a> {
 
     fn fault(&mut self, action: &Action) {
         match *action {
-            // Before its process is back, see `is_only_source`.
-            Action::Unreadable(node, _)
-                if self.atlas.victim == Victim::PrimaryNode && !self.world.nodes[index(node)].up => {}
             Action::Unreadable(node, block) => {
                 let block = self.load.met(block);
                 self.world.goes_bad(index(node), block);
@@ -206,7 +203,9 @@ impl<'a> Storm<'a> {
         if !self.world.nodes[node].up {
             return;
         }
-        if self.is_only_source(node) {
+        // With its disk it would come back as the source of a resync, bad blocks and all: see "Open" in docs/reliability.md.
+        let inside = !self.atlas.beyond && self.atlas.victim == Victim::DisklessPrimary;
+        if inside && self.world.disk_state(node) != DiskState::Diskless {
             return;
         }
         if self.atlas.beyond {
@@ -217,16 +216,6 @@ impl<'a> Storm<'a> {
             self.may_take_over = self.world.is_healthy();
         }
         self.world.crash(node, power);
-    }
-
-    /// After a crash of this node its disk would be the source of the next resync, and cannot be: it has bad blocks, and has not
-    /// been given up. That the peer's copy of them is good is not used (`docs/status.md`, reverse fetch).
-    fn is_only_source(&self, node: usize) -> bool {
-        let here = &self.world.nodes[node];
-        self.atlas.victim == Victim::PrimaryNode
-            && !self.atlas.beyond
-            && !here.device.faults.unreadable.is_empty()
-            && self.world.disk_state(node) != DiskState::Diskless
     }
 
     pub(super) fn start(&mut self, node: usize) {
@@ -308,6 +297,8 @@ fn leaves_whole(action: &Action) -> bool {
             | Action::Micros(_)
             | Action::Until(_)
             | Action::Break
+            | Action::Partition
+            | Action::Heal
             | Action::Part(_)
             | Action::Crash { power: false, .. }
     )
@@ -318,6 +309,7 @@ fn bytes_of(world: &World, region: Region) -> Range<u64> {
     match region {
         Region::Superblock => layout.superblock_byte()..layout.superblock_byte() + 4096,
         Region::ActivityLog => layout.log_byte()..layout.log_byte() + u64::from(layout.log().blocks()) * 4096,
+        Region::Data => 0..world.sectors() * 512,
         Region::Bitmap => layout.bitmap_byte()..layout.bitmap_byte() + layout.bitmap_bytes(),
     }
 }

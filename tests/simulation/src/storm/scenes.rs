@@ -5,6 +5,7 @@ use super::action::{Action, Order, Region, Victim};
 use super::moment::Moment;
 use super::plan::Mode;
 use fastrand::Rng;
+use mendblock_core::configuration::OnIoError;
 
 /// Who is who, and what is to be drawn from.
 pub struct Stage<'a> {
@@ -20,37 +21,49 @@ pub struct Stage<'a> {
 type Scene = fn(&mut Stage<'_>) -> Vec<Action>;
 
 /// Scenes inside of what is promised, each with who is hurt in it.
-const INSIDE: [(Victim, Scene); 10] = [
-    (Victim::PrimaryDisk, forgotten_bad_blocks),
-    (Victim::PrimaryNode, forgotten_bad_blocks),
+const INSIDE: [(Victim, Scene); 8] = [
+    (Victim::PrimaryDisk, attach_that_is_given_up),
+    (Victim::Secondary, attach_that_is_given_up),
     (Victim::PrimaryDisk, reads_of_a_target),
-    (Victim::PrimaryNode, writes_that_only_the_peer_has),
     (Victim::PrimaryDisk, disk_that_misses_writes),
-    (Victim::PrimaryDisk, resync_that_is_spoiled),
     (Victim::Secondary, crash_in_a_resync),
     (Victim::Secondary, exchange_that_is_given_up),
     (Victim::Secondary, power_lost_with_cold_writes),
     (Victim::PrimaryProcess, crash_with_writes_under_way),
 ];
 
-/// Scenes beyond: no good copy, or not the one that is used.
-const BEYOND: [(Victim, Scene); 2] = [
-    (Victim::Nobody, disk_lost_in_a_handshake),
-    (Victim::Nobody, promotion_of_the_one_that_lacks_writes),
+/// Scenes inside, of disks that are given up when they fail.
+const INSIDE_DETACH: [(Victim, Scene); 3] = [
+    (Victim::DisklessPrimary, forgotten_bad_blocks),
+    (Victim::DisklessPrimary, forgotten_bad_blocks),
+    (Victim::PrimaryDisk, attach_that_is_given_up),
 ];
 
-/// One of the scenes of a mode.
-pub fn draw(stage: &mut Stage<'_>, mode: Mode) -> (Victim, Vec<Action>) {
-    let all = match mode {
-        Mode::Inside => INSIDE.len(),
-        // The two that exist only there are worth more than one in six.
-        Mode::Beyond => INSIDE.len() + 4 * BEYOND.len(),
+/// Scenes inside, of disks that stay in use after they failed.
+const INSIDE_PASS_ON: [(Victim, Scene); 3] = [
+    (Victim::DisklessPrimary, forgotten_bad_blocks),
+    (Victim::PrimaryDisk, resync_that_is_spoiled),
+    (Victim::PrimaryDisk, disk_that_misses_writes),
+];
+
+/// Scenes beyond: no good copy, or not the one that is used.
+const BEYOND: [(Victim, Scene); 4] = [
+    (Victim::Nobody, disk_lost_in_a_handshake),
+    (Victim::Nobody, promotion_of_the_one_that_lacks_writes),
+    (Victim::PrimaryNode, writes_that_only_the_peer_has),
+    (Victim::PrimaryNode, forgotten_bad_blocks),
+];
+
+/// One of the scenes of a mode and a policy.
+pub fn draw(stage: &mut Stage<'_>, (mode, policy): (Mode, OnIoError)) -> (Victim, Vec<Action>) {
+    let special: &[(Victim, Scene)] = match (mode, policy) {
+        (Mode::Beyond, _) => &BEYOND,
+        (Mode::Inside, OnIoError::PassOn) => &INSIDE_PASS_ON,
+        (Mode::Inside, _) => &INSIDE_DETACH,
     };
-    let which = stage.random.usize(0..all);
-    let (victim, scene) = match which.checked_sub(INSIDE.len()) {
-        None => INSIDE[which],
-        Some(beyond) => BEYOND[beyond % BEYOND.len()],
-    };
+    // What can happen only here is worth more than what can happen everywhere.
+    let scenes = if stage.random.bool() { special } else { &INSIDE };
+    let (victim, scene) = scenes[stage.random.usize(0..scenes.len())];
     (victim, scene(stage))
 }
 
@@ -93,7 +106,9 @@ fn forgotten_bad_blocks(stage: &mut Stage<'_>) -> Vec<Action> {
     for _ in 0..stage.random.u8(1..4) {
         actions.push(Action::Unreadable(node, stage.met_block()));
     }
-    stage.maybe(&mut actions, Action::UnwritableHealth(node));
+    if stage.random.u8(0..4) > 0 {
+        actions.push(Action::UnwritableHealth(node));
+    }
     if stage.random.u8(0..3) == 0 {
         actions.push(Action::UnwritableMeta(node, Region::Bitmap));
     }
@@ -102,7 +117,8 @@ fn forgotten_bad_blocks(stage: &mut Stage<'_>) -> Vec<Action> {
         actions.extend([stage.instant(), Action::Order(node, Order::Detach { force: false })]);
     }
     actions.push(Action::Until(Moment::Diskless(node)));
-    stage.maybe(&mut actions, Action::Crash { node, power: true });
+    let power = stage.random.bool();
+    stage.maybe(&mut actions, Action::Crash { node, power });
     actions.extend([
         Action::Remap(node),
         Action::Start(node),
@@ -143,22 +159,26 @@ fn reads_of_a_target(stage: &mut Stage<'_>) -> Vec<Action> {
 /// P1: the Primary's disk fails writes that its peer takes, and its process ends right then.
 fn writes_that_only_the_peer_has(stage: &mut Stage<'_>) -> Vec<Action> {
     let node = stage.primary;
-    let mut actions = Vec::new();
-    for _ in 0..stage.random.u8(1..12) {
-        actions.push(Action::Unwritable(node, stage.met_block()));
+    let mut actions = vec![stage.some()];
+    if stage.random.bool() {
+        actions.push(Action::UnwritableMeta(node, Region::Data));
+    } else {
+        let blocks = stage.random.u8(1..12);
+        actions.extend((0..blocks).map(|_| Action::Unwritable(node, stage.met_block())));
     }
-    let moment = [Moment::UnheardError, Moment::DiskFailed, Moment::MetaWrite][stage.random.usize(0..3)];
+    let moment = [Moment::Answer, Moment::DiskFailed, Moment::MetaWrite][stage.random.usize(0..3)];
     actions.extend([
         Action::Burst(stage.random.u16(8..24)),
         Action::Until(Moment::UnheardError(node)),
         Action::Until(moment(node)),
-        stage.instant(),
+        Action::Micros(stage.random.u16(0..20)),
         Action::Crash {
             node,
             power: stage.random.u8(0..4) == 0,
         },
         Action::Remap(node),
         Action::Start(node),
+        Action::Until(Moment::Healthy),
     ]);
     actions
 }
@@ -195,15 +215,14 @@ fn resync_that_is_spoiled(stage: &mut Stage<'_>) -> Vec<Action> {
         Action::Order(node, Order::Attach),
         Action::Until(Moment::Resync(node)),
     ];
-    if stage.random.u8(0..3) > 0 {
-        actions.push(Action::Until(Moment::ResyncEnds(node)));
+    // Their extents are hot then.
+    actions.extend([stage.burst(), stage.burst(), Action::Until(Moment::ResyncEnds(node))]);
+    stage.maybe(&mut actions, Action::Until(Moment::Superblock(node)));
+    match stage.random.u8(0..3) {
+        0 => actions.push(Action::FailingFlushes(node, stage.random.u8(1..3))),
+        _ => actions.push(Action::UnwritableMeta(node, Region::Data)),
     }
-    let fault = match stage.random.u8(0..3) {
-        0 => Action::FailingFlushes(node, stage.random.u8(1..3)),
-        1 => Action::Unwritable(node, stage.met_block()),
-        _ => Action::Unreadable(node, stage.met_block()),
-    };
-    actions.extend([fault, stage.burst(), stage.burst(), Action::Sweep]);
+    actions.extend([Action::Burst(16), stage.instant(), stage.burst()]);
     stage.maybe(&mut actions, Action::Pause(20));
     actions.extend([Action::Remap(node), stage.some(), Action::Until(Moment::Healthy), Action::Sweep]);
     actions
@@ -241,6 +260,41 @@ fn exchange_that_is_given_up(stage: &mut Stage<'_>) -> Vec<Action> {
         actions.extend([Action::Until(moment), stage.instant(), Action::Break, stage.some(), stage.burst()]);
     }
     actions.extend([Action::Until(Moment::Healthy), stage.some()]);
+    actions
+}
+
+/// P6: a disk that is brought up to date is taken away again while the bitmaps are exchanged, on a connection that stays.
+fn attach_that_is_given_up(stage: &mut Stage<'_>) -> Vec<Action> {
+    // The atlas lets one of them through.
+    let node = [stage.primary, stage.secondary()][stage.random.usize(0..2)];
+    let mut actions = vec![
+        Action::Order(node, Order::Detach { force: false }),
+        Action::Until(Moment::Diskless(node)),
+        stage.some(),
+    ];
+    for _ in 0..stage.random.u8(1..4) {
+        let moment = match stage.random.u8(0..4) {
+            0 => Moment::Attaching(node),
+            1 => Moment::Resync(node),
+            _ => Moment::BitmapExchange(stage.random.u8(0..2)),
+        };
+        let fault = match stage.random.u8(0..5) {
+            0 => Action::FailingFlushes(node, 1),
+            1 => Action::UnwritableMeta(node, Region::Superblock),
+            force => Action::Order(node, Order::Detach { force: force == 2 }),
+        };
+        actions.extend([
+            Action::Order(node, Order::Attach),
+            Action::Until(moment),
+            stage.instant(),
+            fault,
+            stage.burst(),
+            Action::Until(Moment::Diskless(node)),
+            Action::Remap(node),
+            stage.some(),
+        ]);
+    }
+    actions.extend([Action::Order(node, Order::Attach), Action::Until(Moment::Healthy), Action::Sweep]);
     actions
 }
 
@@ -329,14 +383,17 @@ fn disk_lost_in_a_handshake(stage: &mut Stage<'_>) -> Vec<Action> {
 /// have parted must be seen when they meet: it may not be settled without a word.
 fn promotion_of_the_one_that_lacks_writes(stage: &mut Stage<'_>) -> Vec<Action> {
     let (node, secondary) = (stage.primary, stage.secondary());
-    let mut actions = vec![stage.some(), stage.burst(), stage.instant(), Action::Break];
+    let mut actions = vec![stage.some()];
+    // Then nothing of the burst arrives.
+    stage.maybe(&mut actions, Action::Partition);
+    actions.extend([stage.burst(), stage.instant(), Action::Break]);
     stage.maybe(&mut actions, Action::Until(Moment::LinkLost(node)));
     if stage.random.bool() {
         let moment = [Moment::DataWrite, Moment::MetaWrite][stage.random.usize(0..2)];
         actions.extend([stage.burst(), Action::Until(moment(node))]);
     }
     actions.extend([
-        stage.instant(),
+        Action::Micros(stage.random.u16(0..400)),
         Action::Crash { node, power: false },
         Action::Part(secondary),
     ]);
