@@ -45,7 +45,10 @@ fn on_clear(world: &World, node: usize, range: BlockRange) {
 fn is_being_written(world: &World, block: u64) -> bool {
     let bytes = block * 4096..(block + 1) * 4096;
     world.nodes.iter().any(|node| {
-        let asked = node.clients.values().flat_map(|client| client.unanswered.values());
+        let asked = node
+            .clients
+            .values()
+            .flat_map(|client| client.unanswered.values());
         let mut asked = asked.filter_map(|open| open.write);
         let mut in_kernel = node.table.in_kernel.values();
         asked.any(|(range, _)| range.first() * 512 < bytes.end && bytes.start < range.end() * 512)

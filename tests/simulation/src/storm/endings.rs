@@ -119,7 +119,12 @@ impl Storm<'_> {
         self.world.run_until("the survivor notices", 60_000, |world| {
             world.nodes[survivor].state().connection.is_none()
         });
-        if self.world.order(survivor, Command::Primary { force: false }).exit_code != 0 {
+        if self
+            .world
+            .order(survivor, Command::Primary { force: false })
+            .exit_code
+            != 0
+        {
             return true;
         }
         let lacks = self.world.lacks(survivor);

@@ -114,7 +114,10 @@ fn forgotten_bad_blocks(stage: &mut Stage<'_>) -> Vec<Action> {
     }
     actions.push(Action::Sweep);
     if stage.random.bool() {
-        actions.extend([stage.instant(), Action::Order(node, Order::Detach { force: false })]);
+        actions.extend([
+            stage.instant(),
+            Action::Order(node, Order::Detach { force: false }),
+        ]);
     }
     actions.push(Action::Until(Moment::Diskless(node)));
     let power = stage.random.bool();
@@ -192,7 +195,13 @@ fn disk_that_misses_writes(stage: &mut Stage<'_>) -> Vec<Action> {
         2 => Action::FailingFlushes(node, 1),
         _ => Action::Order(node, Order::Detach { force: false }),
     };
-    let mut actions = vec![how, stage.burst(), Action::Sweep, stage.burst(), Action::Until(Moment::DiskFailed(node))];
+    let mut actions = vec![
+        how,
+        stage.burst(),
+        Action::Sweep,
+        stage.burst(),
+        Action::Until(Moment::DiskFailed(node)),
+    ];
     actions.extend([
         stage.burst(),
         Action::Until(Moment::Diskless(node)),
@@ -216,7 +225,11 @@ fn resync_that_is_spoiled(stage: &mut Stage<'_>) -> Vec<Action> {
         Action::Until(Moment::Resync(node)),
     ];
     // Their extents are hot then.
-    actions.extend([stage.burst(), stage.burst(), Action::Until(Moment::ResyncEnds(node))]);
+    actions.extend([
+        stage.burst(),
+        stage.burst(),
+        Action::Until(Moment::ResyncEnds(node)),
+    ]);
     stage.maybe(&mut actions, Action::Until(Moment::Superblock(node)));
     match stage.random.u8(0..3) {
         0 => actions.push(Action::FailingFlushes(node, stage.random.u8(1..3))),
@@ -224,7 +237,12 @@ fn resync_that_is_spoiled(stage: &mut Stage<'_>) -> Vec<Action> {
     }
     actions.extend([Action::Burst(16), stage.instant(), stage.burst()]);
     stage.maybe(&mut actions, Action::Pause(20));
-    actions.extend([Action::Remap(node), stage.some(), Action::Until(Moment::Healthy), Action::Sweep]);
+    actions.extend([
+        Action::Remap(node),
+        stage.some(),
+        Action::Until(Moment::Healthy),
+        Action::Sweep,
+    ]);
     actions
 }
 
@@ -233,7 +251,12 @@ fn crash_in_a_resync(stage: &mut Stage<'_>) -> Vec<Action> {
     let (primary, secondary) = (stage.primary, stage.secondary());
     let node = [primary, secondary, secondary][stage.random.usize(0..3)];
     let power = stage.random.u8(0..4) > 0;
-    let mut actions = vec![Action::Break, stage.some(), stage.burst(), Action::Until(Moment::Resync(secondary))];
+    let mut actions = vec![
+        Action::Break,
+        stage.some(),
+        stage.burst(),
+        Action::Until(Moment::Resync(secondary)),
+    ];
     if stage.random.bool() {
         actions.push(Action::Until(Moment::ResyncEnds(secondary)));
     }
@@ -257,7 +280,13 @@ fn exchange_that_is_given_up(stage: &mut Stage<'_>) -> Vec<Action> {
             1 => Moment::Resync(secondary),
             _ => Moment::BitmapExchange(stage.random.u8(0..2)),
         };
-        actions.extend([Action::Until(moment), stage.instant(), Action::Break, stage.some(), stage.burst()]);
+        actions.extend([
+            Action::Until(moment),
+            stage.instant(),
+            Action::Break,
+            stage.some(),
+            stage.burst(),
+        ]);
     }
     actions.extend([Action::Until(Moment::Healthy), stage.some()]);
     actions
@@ -294,7 +323,11 @@ fn attach_that_is_given_up(stage: &mut Stage<'_>) -> Vec<Action> {
             stage.some(),
         ]);
     }
-    actions.extend([Action::Order(node, Order::Attach), Action::Until(Moment::Healthy), Action::Sweep]);
+    actions.extend([
+        Action::Order(node, Order::Attach),
+        Action::Until(Moment::Healthy),
+        Action::Sweep,
+    ]);
     actions
 }
 
