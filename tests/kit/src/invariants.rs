@@ -57,7 +57,7 @@ fn is_being_written(world: &World, block: u64) -> bool {
                     *offset < bytes.end && bytes.start < *offset + buffer.len() as u64
                 }
                 PortOperation::WriteZeroes { offset, length, .. } => {
-                    *offset < bytes.end && bytes.start < *offset + u64::from(*length)
+                    *offset < bytes.end && bytes.start < *offset + *length
                 }
                 PortOperation::Read { .. } | PortOperation::Flush => false,
             })

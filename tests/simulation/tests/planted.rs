@@ -19,9 +19,9 @@ const SHOWS: [(Fault, u64, u64); 15] = [
     (Fault::KeepOldMap, 102, 10),
     (Fault::TrustUncompared, 127, 10),
     (Fault::NoOutdatedNote, 119, 10),
-    (Fault::ForgetSpoiledResync, 165, 10),
+    (Fault::ForgetSpoiledResync, 485, 10),
     (Fault::AnswerBeforeGeneration, 11, 10),
-    (Fault::GrantBeforeDurable, 20, 10),
+    (Fault::GrantBeforeDurable, 9, 10),
     (Fault::ReplayInWrongOrder, 4, 10),
 ];
 
