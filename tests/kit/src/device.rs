@@ -249,6 +249,20 @@ impl Device {
         self.current.iter()
     }
 
+    /// The drive gives a bad block up: it reads as zeroes. A good one stays what it is.
+    pub fn remap(&mut self, block: u64) {
+        if self.faults.unreadable.remove(&block) {
+            self.poke(block * PAGE, &[0; PAGE as usize]);
+        }
+    }
+
+    /// Of these bytes, the blocks that cannot be read.
+    pub fn unreadable(&self, range: &Range<u64>) -> Vec<u64> {
+        touched(range)
+            .filter(|block| self.faults.unreadable.contains(block))
+            .collect()
+    }
+
     /// The drive has mended itself: its bad blocks read as zeroes (remapped), nothing else fails.
     pub fn repair(&mut self) {
         let bad = std::mem::take(&mut self.faults).unreadable;

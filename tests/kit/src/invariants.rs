@@ -2,16 +2,66 @@
 //! a client sees (I1, I9, I10) is checked where its answers arrive.
 
 use crate::world::World;
+use mendblock_core::bitmap::{BitmapIn, ClearReason};
+use mendblock_core::disk::PortOperation;
 use mendblock_core::part::To;
 use mendblock_core::snapshot::Snapshot;
 use mendblock_core::volume::machine::{ErrorKind, StateIn};
 use mendblock_core::volume::state::DiskState;
+use mendblock_storage::units::BlockRange;
 
 /// A message leaves a part.
 pub(crate) fn on_message(world: &mut World, node: usize, message: &To) {
     if let To::State(StateIn::SetBits { count }) = message {
         world.nodes[node].set_bits = *count;
     }
+    if let To::Bitmap(BitmapIn::Clear { ranges, reason }) = message
+        && matches!(reason, ClearReason::ResyncWritten | ClearReason::WrittenOnBoth)
+    {
+        for &range in ranges {
+            on_clear(world, node, range);
+        }
+    }
+}
+
+/// P6: bits of blocks are about to be cleared, because both disks hold the same.
+fn on_clear(world: &World, node: usize, range: BlockRange) {
+    // Without the other node there is nothing to compare with, and what it is writing comes to this one still.
+    if !world.is_connected() {
+        return;
+    }
+    for block in range.first()..range.end() {
+        let [first, second] = [0, 1].map(|node: usize| world.nodes[node].device.peek(block * 4096, 4096));
+        assert!(
+            first == second || is_being_written(world, block),
+            "P6: {} clears the bit of block {block} though both copies differ\n{}",
+            world.nodes[node].configuration.node_name,
+            world.describe()
+        );
+    }
+}
+
+/// A write of a client to this block is on its way.
+fn is_being_written(world: &World, block: u64) -> bool {
+    let bytes = block * 4096..(block + 1) * 4096;
+    world.nodes.iter().any(|node| {
+        let asked = node
+            .clients
+            .values()
+            .flat_map(|client| client.unanswered.values());
+        let mut asked = asked.filter_map(|open| open.write);
+        let mut in_kernel = node.table.in_kernel.values();
+        asked.any(|(range, _)| range.first() * 512 < bytes.end && bytes.start < range.end() * 512)
+            || in_kernel.any(|entry| match &entry.operation {
+                PortOperation::Write { offset, buffer, .. } => {
+                    *offset < bytes.end && bytes.start < *offset + buffer.len() as u64
+                }
+                PortOperation::WriteZeroes { offset, length, .. } => {
+                    *offset < bytes.end && bytes.start < *offset + *length
+                }
+                PortOperation::Read { .. } | PortOperation::Flush => false,
+            })
+    })
 }
 
 /// A snapshot was published.
@@ -28,6 +78,7 @@ pub(crate) fn on_snapshot(world: &mut World, node: usize, old: Option<&Snapshot>
         world.note(node, || format!("STATE {}", world.nodes[node].state().vector));
     }
     let (before, after) = (old.vector.disk, new.vector.disk);
+    world.disk_state_changed(node, before, after);
     // I6: a disk is never just gone.
     if after == DiskState::Diskless && before != after {
         assert!(

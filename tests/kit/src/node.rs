@@ -1,5 +1,6 @@
 //! One node: what survives a crash (disk, health file), what a process holds, and its living parts.
 
+use crate::bad_blocks::Ledger;
 use crate::device::Device;
 use crate::health::HealthFiles;
 use crate::history::Value;
@@ -147,6 +148,8 @@ pub struct Node {
     pub up: bool,
     /// The lower disk.
     pub device: Device,
+    /// Bad blocks that it must not forget.
+    pub ledger: Ledger,
     /// Health files.
     pub health: HealthFiles,
     /// The device's table.
@@ -188,6 +191,7 @@ impl Node {
             clock_off: 0,
             up: false,
             device,
+            ledger: Ledger::default(),
             health: HealthFiles::default(),
             table: Table::default(),
             parts: Parts::default(),

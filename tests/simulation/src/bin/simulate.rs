@@ -53,9 +53,12 @@ struct Arguments {
     /// Stop after so many failures.
     #[arg(long, default_value_t = 5)]
     failures: u64,
-    /// Plant each known fault, and say after how many storms (at most so many) it was found.
+    /// Plant each known fault, and say in which storm (of so many, from `--first` or 1 on) it was found.
     #[arg(long)]
     planted: Option<u64>,
+    /// Of the known faults this one alone.
+    #[arg(long, requires = "planted")]
+    fault: Option<String>,
     /// Show the table of what was reached.
     #[arg(long)]
     table: bool,
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
         return one(&Plan::of_seed(seed, mode_of(&arguments, seed)));
     }
     if let Some(most) = arguments.planted {
-        return plant(most);
+        return plant(&arguments, most);
     }
     let first = arguments.first.unwrap_or_else(|| fastrand::u64(1 << 32..1 << 48));
     println!("first seed {first}");
@@ -100,10 +103,19 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(sums.failures > 0))
 }
 
-fn plant(most: u64) -> ExitCode {
+fn plant(arguments: &Arguments, most: u64) -> ExitCode {
     let mut missed = 0;
-    for fault in Fault::ALL {
-        match find(fault, 1, most) {
+    let is_meant = |fault: &Fault| {
+        let name = arguments.fault.as_deref();
+        name.is_none_or(|name| name.eq_ignore_ascii_case(&format!("{fault:?}")))
+    };
+    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(is_meant).collect();
+    if faults.is_empty() {
+        eprintln!("there is no such fault; there are {:?}", Fault::ALL);
+        return ExitCode::from(2);
+    }
+    for fault in faults {
+        match find(fault, arguments.first.unwrap_or(1), most) {
             Some(found) => {
                 println!(
                     "{fault:?}: storm {} of {most}: {}",

@@ -2,7 +2,7 @@
 
 use super::plan::{Mode, Plan};
 use super::run::run;
-use mendblock_core::planted::{Fault, with_planted};
+use mendblock_core::planted::{Fault, with_planted, without_planted};
 
 /// Where a fault was found.
 #[derive(Clone, Debug)]
@@ -21,7 +21,10 @@ pub fn find(fault: Fault, first: u64, storms: u64) -> Option<Found> {
     with_planted(fault, || {
         (first..first + storms).find_map(|seed| {
             let mode = if seed % 4 == 3 { Mode::Beyond } else { Mode::Inside };
-            let failure = run(&Plan::of_seed(seed, mode)).err()?;
+            let plan = Plan::of_seed(seed, mode);
+            let failure = run(&plan).err()?;
+            // A storm that fails without the fault as well shows nothing of it.
+            without_planted(|| run(&plan)).ok()?;
             Some(Found {
                 seed,
                 storms: seed - first + 1,
