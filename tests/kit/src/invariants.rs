@@ -1,6 +1,7 @@
 //! What must hold after every step, as far as it is cheap to see. Numbers are those of the project's list of invariants; what
 //! a client sees (I1, I9, I10) is checked where its answers arrive.
 
+use crate::format;
 use crate::world::World;
 use mendblock_core::bitmap::{BitmapIn, ClearReason};
 use mendblock_core::disk::PortOperation;
@@ -8,6 +9,8 @@ use mendblock_core::part::To;
 use mendblock_core::snapshot::Snapshot;
 use mendblock_core::volume::machine::{ErrorKind, StateIn};
 use mendblock_core::volume::state::DiskState;
+use mendblock_storage::format::superblock::Flags;
+use mendblock_storage::health::Cause;
 use mendblock_storage::units::BlockRange;
 
 /// A message leaves a part.
@@ -16,7 +19,7 @@ pub(crate) fn on_message(world: &mut World, node: usize, message: &To) {
         world.nodes[node].set_bits = *count;
     }
     if let To::Bitmap(BitmapIn::Clear { ranges, reason }) = message
-        && matches!(reason, ClearReason::ResyncWritten | ClearReason::WrittenOnBoth)
+        && *reason != ClearReason::ReadTwice
     {
         for &range in ranges {
             on_clear(world, node, range);
@@ -89,7 +92,37 @@ pub(crate) fn on_snapshot(world: &mut World, node: usize, old: Option<&Snapshot>
             "I6: Diskless straight from {before:?}\n{}",
             world.describe()
         );
+        if before == DiskState::Failed {
+            given_up(world, node, old.disk.as_ref().map(|disk| disk.device_id));
+        }
     }
+}
+
+/// P3: a disk was given up. If its meta-data could be written, its own bitmap knows each block that could not be read, whatever
+/// becomes of the health file and of the peer.
+fn given_up(world: &World, node: usize, device_id: Option<u64>) {
+    let device = &world.nodes[node].device;
+    let faults = &device.faults;
+    let writable =
+        !faults.dead && !faults.hangs && faults.failing_flushes == 0 && faults.unwritable_bytes.is_empty();
+    if !writable || format::superblock(device).flags.contains(Flags::FULL_SYNC) {
+        return;
+    }
+    // A write that it missed since is for its sender to remember: it was refused.
+    let health = &world.nodes[node].health;
+    let listed = device_id.and_then(|id| health.health(id));
+    let read_errors = listed.iter().flat_map(|health| health.records.own());
+    let read_errors = read_errors.filter(|record| record.is_listed() && record.cause == Cause::Read);
+    let bits = format::set_bits(device);
+    let forgotten = read_errors
+        .flat_map(|record| record.range.iter())
+        .find(|block| !bits.contains(block));
+    assert!(
+        forgotten.is_none(),
+        "P3: {} gives its disk up, and the bitmap on it does not know the bad block {forgotten:?}\n{}",
+        world.nodes[node].configuration.node_name,
+        world.describe()
+    );
 }
 
 /// The state part has handled a failed meta-data operation.

@@ -12,7 +12,7 @@ use clap::Parser;
 use mendblock_core::planted::Fault;
 use mendblock_kit::coverage::Coverage;
 use mendblock_simulation::storm::plan::{Mode, Plan};
-use mendblock_simulation::storm::planted::find;
+use mendblock_simulation::storm::planted::{find, shorten};
 use mendblock_simulation::storm::run::run;
 use mendblock_simulation::storm::shrink::shrink;
 use mendblock_simulation::storm::table::table;
@@ -59,6 +59,9 @@ struct Arguments {
     /// Of the known faults this one alone.
     #[arg(long, requires = "planted")]
     fault: Option<String>,
+    /// Write the shortened storms that found them into this directory.
+    #[arg(long, requires = "planted")]
+    keep: Option<PathBuf>,
     /// Show the table of what was reached.
     #[arg(long)]
     table: bool,
@@ -119,9 +122,13 @@ fn plant(arguments: &Arguments, most: u64) -> ExitCode {
             Some(found) => {
                 println!(
                     "{fault:?}: storm {} of {most}: {}",
-                    found.seed,
+                    found.plan.seed,
                     first_lines(&found.failure, 2)
                 );
+                if let Some(directory) = &arguments.keep {
+                    let plan = shorten(fault, &found, arguments.tries);
+                    keep(&directory.join(format!("{fault:?}.json")), &plan);
+                }
             }
             None => {
                 missed += 1;
@@ -213,15 +220,22 @@ fn first_lines(text: &str, count: usize) -> String {
 
 /// A failing plan, as short as it got.
 fn report(plan: &Plan, failure: &str) {
-    let path = format!("storm-{}.json", plan.seed);
-    let json = serde_json::to_string_pretty(plan).unwrap_or_default();
+    let path = PathBuf::from(format!("storm-{}.json", plan.seed));
     println!("shortened to {:?}\n{failure}", plan.actions);
-    match std::fs::write(&path, json) {
-        Ok(()) => {
-            println!("again: cargo run --release -p mendblock-simulation --bin simulate -- --replay {path}")
-        }
-        Err(error) => println!("{path} cannot be written: {error}"),
+    if keep(&path, plan) {
+        let path = path.display();
+        println!("again: cargo run --release -p mendblock-simulation --bin simulate -- --replay {path}");
     }
+}
+
+/// Whether it could be written.
+fn keep(path: &std::path::Path, plan: &Plan) -> bool {
+    let json = serde_json::to_string_pretty(plan).unwrap_or_default();
+    let written = std::fs::write(path, json + "\n");
+    if let Err(error) = &written {
+        println!("{} cannot be written: {error}", path.display());
+    }
+    written.is_ok()
 }
 
 fn replay(path: &std::path::Path) -> ExitCode {
