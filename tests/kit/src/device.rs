@@ -75,6 +75,8 @@ pub struct Device {
     pub faults: Faults,
     /// How it lies.
     pub defect: Option<Defect>,
+    /// Writes and flushes that failed since the disk was attached.
+    pub failed_writes: u64,
 }
 
 impl Device {
@@ -87,6 +89,7 @@ impl Device {
             cache: Vec::new(),
             faults: Faults::default(),
             defect: None,
+            failed_writes: 0,
         }
     }
 
@@ -122,6 +125,13 @@ impl Device {
 
     /// Ends an operation: data of a read, or the errno.
     pub fn execute(&mut self, operation: &PortOperation) -> Result<Option<BufferMut>, i32> {
+        let result = self.carry_out(operation);
+        let reads = matches!(operation, PortOperation::Read { .. });
+        self.failed_writes += u64::from(result.is_err() && !reads);
+        result
+    }
+
+    fn carry_out(&mut self, operation: &PortOperation) -> Result<Option<BufferMut>, i32> {
         if self.faults.dead {
             return Err(EIO);
         }

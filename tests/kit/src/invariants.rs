@@ -82,6 +82,10 @@ pub(crate) fn on_snapshot(world: &mut World, node: usize, old: Option<&Snapshot>
     }
     let (before, after) = (old.vector.disk, new.vector.disk);
     world.disk_state_changed(node, before, after);
+    if after == DiskState::Attaching {
+        world.nodes[node].write_trouble = false;
+        world.nodes[node].device.failed_writes = 0;
+    }
     // I6: a disk is never just gone.
     if after == DiskState::Diskless && before != after {
         assert!(
@@ -102,10 +106,7 @@ pub(crate) fn on_snapshot(world: &mut World, node: usize, old: Option<&Snapshot>
 /// becomes of the health file and of the peer.
 fn given_up(world: &World, node: usize, device_id: Option<u64>) {
     let device = &world.nodes[node].device;
-    let faults = &device.faults;
-    let writable =
-        !faults.dead && !faults.hangs && faults.failing_flushes == 0 && faults.unwritable_bytes.is_empty();
-    if !writable || format::superblock(device).flags.contains(Flags::FULL_SYNC) {
+    if world.nodes[node].write_trouble || format::superblock(device).flags.contains(Flags::FULL_SYNC) {
         return;
     }
     // A write that it missed since is for its sender to remember: it was refused.
@@ -148,7 +149,9 @@ pub(crate) fn is_meta_error(message: &To) -> bool {
 
 /// After each event.
 pub(crate) fn after_step(world: &mut World) {
-    for node in &world.nodes {
+    for node in &mut world.nodes {
+        let device = &node.device;
+        node.write_trouble |= device.failed_writes > 0 || device.faults.hangs || device.faults.dead;
         // I13: nothing is open twice.
         assert!(
             !(node.table.open && node.table.in_kernel.values().any(|entry| entry.quarantined)),

@@ -160,6 +160,8 @@ pub struct Node {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Bad blocks as last published.
     pub bad_blocks: Arc<BadBlocks>,
+    /// A write or flush failed, or hung, since its disk was attached.
+    pub write_trouble: bool,
     /// Set bits as the state part was told last.
     pub set_bits: u64,
     /// Clients.
@@ -197,6 +199,7 @@ impl Node {
             parts: Parts::default(),
             snapshot: None,
             bad_blocks: Arc::default(),
+            write_trouble: false,
             set_bits: 0,
             clients: BTreeMap::new(),
             last_client: 0,
