@@ -40,8 +40,8 @@ pub(super) struct HealthWriter {
     anchor: Option<Anchor>,
     /// The version with blocks that were lost: no answer to the resync part before it is durable (9.5).
     lost: u64,
-    /// The list was lost (9.3) and there is no file of this disk yet that every set bit could be entered into.
-    pub list_lost: bool,
+    /// The list was lost (9.3) and there is no file of this disk yet that the set bits, these, could be entered into.
+    pub lost_list: Option<Vec<BlockRange>>,
     /// The own list is full, and the state part was told.
     pub too_many_bad: bool,
     waiters: Vec<(u64, Waiter)>,
@@ -123,7 +123,7 @@ impl BitmapPart {
         let (now, generation) = (self.now_wall, self.current_generation());
         if let Some((device_id, attach_id)) = change.attached {
             self.attached(device_id, attach_id);
-            self.every_bit_is_suspect(out);
+            self.lost_list_is_suspect(out);
         }
         let Some(health) = self.health.content.as_mut() else {
             // No disk was ever attached: there is nothing that could be outdated.
@@ -273,10 +273,13 @@ impl BitmapPart {
         if result.is_ok() && self.health.content.as_ref().is_some_and(same) {
             self.health.anchor = Some(anchor);
             out.send(To::State(StateIn::Anchor(StoredAnchor::Present(anchor))));
-        } else if result.is_err() && anchor.record_count > 0 && self.health.content.as_ref().is_some_and(same)
+        } else if result.is_err()
+            && (anchor.record_count > 0 || self.health.anchor.is_some_and(|named| named.record_count > 0))
+            && self.health.content.as_ref().is_some_and(same)
         {
             // A list that is nowhere but in memory: a crash now, and a drive that has remapped its bad block would serve zeroes for
-            // it. The superblock says that there was a list (9.3), so that each set bit counts as bad then.
+            // it. The superblock says that there was a list (9.3), so that each bit set there counts as bad then; or that it
+            // is empty again.
             self.health.anchor = Some(anchor);
             out.send(To::State(StateIn::ListUnwritten(StoredAnchor::Present(anchor))));
         }

@@ -399,7 +399,8 @@ fn a_lost_list_makes_every_bit_bad_though_there_is_no_file_yet() {
             volume_sectors: SECTORS,
             agreed_sectors: SECTORS,
             set_all: false,
-            extents: Vec::new(),
+            // Hot when the node crashed: that says nothing of errors.
+            extents: vec![1],
             list_lost: true,
         }),
     });
@@ -771,4 +772,8 @@ fn a_list_that_cannot_be_written_is_named_in_the_superblock() {
     node.mark(8, MarkReason::ReadError { error });
     node.run();
     assert_eq!(unwritten(&node), [(durable + 1, 1)]);
+    // Healed, and still unwritten: else the next crash would make good blocks bad.
+    node.clear(8, ClearReason::ResyncWritten);
+    node.run();
+    assert_eq!(unwritten(&node), [(durable + 1, 1), (durable + 2, 0)]);
 }
