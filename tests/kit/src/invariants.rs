@@ -114,9 +114,12 @@ fn given_up(world: &World, node: usize, device_id: Option<u64>) {
     let listed = device_id.and_then(|id| health.health(id));
     let read_errors = listed.iter().flat_map(|health| health.records.own());
     let read_errors = read_errors.filter(|record| record.is_listed() && record.cause == Cause::Read);
+    let still = &world.nodes[node].bad_blocks.own;
     let bits = format::set_bits(device);
     let forgotten = read_errors
         .flat_map(|record| record.range.iter())
+        // A file that could not be written lists what was healed since.
+        .filter(|&block| still.iter().any(|range| range.contains(block)))
         .find(|block| !bits.contains(block));
     assert!(
         forgotten.is_none(),
