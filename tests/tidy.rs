@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 
 /// Most lines of a source file.
 const MOST_LINES: usize = 800;
-/// Files that are longer, with the lines that they may have. The list only ever shrinks: split a file and remove it here.
-const TOO_LONG: [(&str, usize); 0] = [];
 /// Where everything that is not a value comes in as a message.
 const PURE: [&str; 3] = ["actors/core/src/", "storage/src/format/", "net/src/wire/"];
 /// Clocks, random numbers and containers without order.
@@ -67,13 +65,11 @@ fn breaches(path: &str, text: &str) -> Vec<String> {
         }
     }
     let lines = text.lines().count();
-    let listed = TOO_LONG.iter().find(|(file, _)| *file == path);
-    let most = listed.map_or(MOST_LINES, |(_, most)| *most);
-    if is_source && lines > most {
-        breach(lines, format!("more than {most} lines: split it by subject"));
-    }
-    if listed.is_some() && lines <= MOST_LINES {
-        breach(lines, "no longer too long: remove it from TOO_LONG".into());
+    if is_source && lines > MOST_LINES {
+        breach(
+            lines,
+            format!("more than {MOST_LINES} lines: split it by subject"),
+        );
     }
     let name = Path::new(path).file_stem().and_then(|stem| stem.to_str());
     let folder = Path::new(path)
@@ -124,11 +120,6 @@ fn the_sources_keep_the_rules() {
         sources += usize::from(path.ends_with(".rs"));
         all.extend(breaches(path, &text));
     }
-    for (file, _) in TOO_LONG {
-        if !root.join(file).exists() {
-            all.push(format!("{file}: is gone, remove it from TOO_LONG"));
-        }
-    }
     assert!(
         sources > 100,
         "only {sources} sources found: the search is broken"
@@ -160,8 +151,4 @@ fn each_rule_is_noticed_when_it_is_broken() {
     }
     assert_eq!(breaches("src/main.rs", &"\n".repeat(MOST_LINES)).len(), 0);
     assert_eq!(breaches("src/main.rs", &"\n".repeat(MOST_LINES + 1)).len(), 1);
-    let (listed, most) = TOO_LONG[0];
-    assert_eq!(breaches(listed, &"\n".repeat(most)).len(), 0);
-    assert_eq!(breaches(listed, &"\n".repeat(most + 1)).len(), 1);
-    assert_eq!(breaches(listed, &"\n".repeat(MOST_LINES)).len(), 1);
 }

@@ -32,11 +32,15 @@ pub enum Fault {
     ForgetSpoiledResync,
     /// P1: a write that only this disk has is answered before the generation that names it is durable.
     AnswerBeforeGeneration,
+    /// P1: an extent may be written to before the log that names it is durable.
+    GrantBeforeDurable,
+    /// P1: after a crash the transactions of the log are applied newest first.
+    ReplayInWrongOrder,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::SkipBitmapOnDetach,
         Self::AnswerBeforePeer,
         Self::ForgetSecondBadBlock,
@@ -51,6 +55,8 @@ impl Fault {
         Self::NoOutdatedNote,
         Self::ForgetSpoiledResync,
         Self::AnswerBeforeGeneration,
+        Self::GrantBeforeDurable,
+        Self::ReplayInWrongOrder,
     ];
 }
 
@@ -68,6 +74,14 @@ mod switch {
         PLANTED.get() == Some(fault)
     }
 
+    /// Runs something on this thread without the fault that is planted.
+    pub fn without_planted<R>(run: impl FnOnce() -> R) -> R {
+        let planted = PLANTED.take();
+        let result = run();
+        PLANTED.set(planted);
+        result
+    }
+
     /// Runs something on this thread with a fault planted.
     pub fn with_planted<R>(fault: Fault, run: impl FnOnce() -> R) -> R {
         struct Healthy;
@@ -83,7 +97,7 @@ mod switch {
 }
 
 #[cfg(feature = "planted")]
-pub use switch::{is_planted, with_planted};
+pub use switch::{is_planted, with_planted, without_planted};
 
 /// Never, in a build for use.
 #[cfg(not(feature = "planted"))]

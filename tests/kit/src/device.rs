@@ -75,6 +75,8 @@ pub struct Device {
     pub faults: Faults,
     /// How it lies.
     pub defect: Option<Defect>,
+    /// Writes and flushes that failed since the disk was attached.
+    pub failed_writes: u64,
 }
 
 impl Device {
@@ -87,6 +89,7 @@ impl Device {
             cache: Vec::new(),
             faults: Faults::default(),
             defect: None,
+            failed_writes: 0,
         }
     }
 
@@ -122,6 +125,13 @@ impl Device {
 
     /// Ends an operation: data of a read, or the errno.
     pub fn execute(&mut self, operation: &PortOperation) -> Result<Option<BufferMut>, i32> {
+        let result = self.carry_out(operation);
+        let reads = matches!(operation, PortOperation::Read { .. });
+        self.failed_writes += u64::from(result.is_err() && !reads);
+        result
+    }
+
+    fn carry_out(&mut self, operation: &PortOperation) -> Result<Option<BufferMut>, i32> {
         if self.faults.dead {
             return Err(EIO);
         }
@@ -247,6 +257,20 @@ impl Device {
     /// What is on it, by block; what is missing is zero.
     pub fn blocks(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.current.iter()
+    }
+
+    /// The drive gives a bad block up: it reads as zeroes. A good one stays what it is.
+    pub fn remap(&mut self, block: u64) {
+        if self.faults.unreadable.remove(&block) {
+            self.poke(block * PAGE, &[0; PAGE as usize]);
+        }
+    }
+
+    /// Of these bytes, the blocks that cannot be read.
+    pub fn unreadable(&self, range: &Range<u64>) -> Vec<u64> {
+        touched(range)
+            .filter(|block| self.faults.unreadable.contains(block))
+            .collect()
     }
 
     /// The drive has mended itself: its bad blocks read as zeroes (remapped), nothing else fails.

@@ -1,5 +1,6 @@
 //! One node: what survives a crash (disk, health file), what a process holds, and its living parts.
 
+use crate::bad_blocks::Ledger;
 use crate::device::Device;
 use crate::health::HealthFiles;
 use crate::history::Value;
@@ -147,6 +148,8 @@ pub struct Node {
     pub up: bool,
     /// The lower disk.
     pub device: Device,
+    /// Bad blocks that it must not forget.
+    pub ledger: Ledger,
     /// Health files.
     pub health: HealthFiles,
     /// The device's table.
@@ -157,6 +160,8 @@ pub struct Node {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Bad blocks as last published.
     pub bad_blocks: Arc<BadBlocks>,
+    /// A write or flush failed, or hung, since its disk was attached.
+    pub write_trouble: bool,
     /// Set bits as the state part was told last.
     pub set_bits: u64,
     /// Clients.
@@ -188,11 +193,13 @@ impl Node {
             clock_off: 0,
             up: false,
             device,
+            ledger: Ledger::default(),
             health: HealthFiles::default(),
             table: Table::default(),
             parts: Parts::default(),
             snapshot: None,
             bad_blocks: Arc::default(),
+            write_trouble: false,
             set_bits: 0,
             clients: BTreeMap::new(),
             last_client: 0,

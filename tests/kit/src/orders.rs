@@ -125,6 +125,7 @@ impl World {
             here.health
                 .tear(write.device_id, write.slot, &write.bytes, &mut self.random);
         }
+        here.ledger.new_life();
         here.up = false;
         here.table = Table::default();
         here.parts = crate::node::Parts::default();
@@ -320,6 +321,16 @@ impl World {
         for node in 0..2 {
             self.check_disk(node);
         }
+    }
+
+    /// A sector of its disk that does not hold what a client must read now.
+    pub fn lacks(&self, node: usize) -> Option<u64> {
+        let mut history = self.history.clone();
+        history.written().into_iter().find(|&sector| {
+            let bytes = self.nodes[node].device.peek(sector * 512, 512);
+            let value = crate::history::value_of(&bytes).unwrap_or(u64::MAX);
+            history.read(sector, value, self.now, self.now).is_err()
+        })
     }
 
     /// Every sector that was ever written holds what a client may read now.

@@ -4,6 +4,7 @@ use mendblock_core::fact::Fact;
 use mendblock_core::identity::ClientId;
 use mendblock_kit::world::World;
 use mendblock_storage::units::SectorRange;
+use std::collections::BTreeSet;
 
 /// Blocks that the resyncs of this node set out to copy, since its fact number `since`.
 pub fn resynced(world: &World, node: usize, since: usize) -> u64 {
@@ -54,10 +55,17 @@ impl Load {
         }
     }
 
-    /// Reads every place, and waits for the answers.
+    /// Reads every place where any client ever wrote, and waits for the answers.
     pub fn read_everything(&self, world: &mut World) {
         let client = world.open_client(self.node);
-        for &place in &self.places {
+        let written: BTreeSet<u64> = world
+            .history
+            .written()
+            .into_iter()
+            .map(|sector| sector / 128 * 128)
+            .filter(|place| place + 128 <= world.sectors())
+            .collect();
+        for place in written {
             let range = SectorRange::new(place, 128).expect("the range is not empty");
             world.read(self.node, client, range);
         }
@@ -91,6 +99,27 @@ impl Load {
             }
             _ => _ = world.read(self.node, client, range),
         }
+    }
+
+    /// So many requests at once.
+    pub fn burst(&self, world: &mut World, requests: usize) {
+        for _ in 0..requests {
+            self.one(world);
+        }
+    }
+
+    /// Each place is read by one of the clients; says how many reads there are.
+    pub fn sweep(&self, world: &mut World) -> u64 {
+        let mut reads = 0;
+        for (number, &place) in self.places.iter().enumerate() {
+            let client = self.clients[number % self.clients.len()];
+            let range = SectorRange::new(place, 128).expect("the range is not empty");
+            if world.nodes[self.node].clients.contains_key(&client) {
+                world.read(self.node, client, range);
+                reads += 1;
+            }
+        }
+        reads
     }
 
     /// So many requests, a little time between them.

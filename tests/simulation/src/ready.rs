@@ -1,7 +1,8 @@
 //! A pair that is ready: the initial sync of new disks is run once, later pairs start on copies of these disks.
 
-use crate::storm::plan::DISK_BYTES;
+use crate::storm::plan::{DISK_BYTES, LARGE_DISK_BYTES};
 use mendblock_core::configuration::OnIoError;
+use mendblock_core::planted::without_planted;
 use mendblock_core::volume::machine::Command;
 use mendblock_kit::device::Device;
 use mendblock_kit::health::HealthFiles;
@@ -11,12 +12,17 @@ use std::sync::OnceLock;
 /// What a pair that is stopped leaves, by node.
 pub type Disks = [(Device, HealthFiles); 2];
 
-/// Two nodes with disks of [`DISK_BYTES`], connected, UpToDate, node 0 Primary.
+/// Two nodes with disks of [`DISK_BYTES`], or large ones, connected, UpToDate, node 0 Primary.
 #[track_caller]
-pub fn ready_pair(seed: u64, on_io_error: OnIoError) -> World {
-    static READY: OnceLock<Disks> = OnceLock::new();
-    let disks = READY.get_or_init(|| stopped(&mut World::synced(1, DISK_BYTES, OnIoError::Detach)));
-    let mut world = World::pair(seed, DISK_BYTES, on_io_error);
+pub fn ready_pair(seed: u64, on_io_error: OnIoError, large: bool) -> World {
+    static READY: [OnceLock<Disks>; 2] = [OnceLock::new(), OnceLock::new()];
+    let bytes = if large { LARGE_DISK_BYTES } else { DISK_BYTES };
+    let disks = READY[usize::from(large)].get_or_init(|| {
+        // Whatever is planted is no part of it: every run starts on the same disks.
+        let ready = || stopped(&mut World::synced(1, bytes, OnIoError::Detach));
+        without_planted(ready)
+    });
+    let mut world = World::pair(seed, bytes, on_io_error);
     for (node, (device, health)) in world.nodes.iter_mut().zip(disks.clone()) {
         (node.device, node.health) = (device, health);
     }

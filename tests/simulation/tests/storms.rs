@@ -1,10 +1,8 @@
 //! Storms in the normal tests: fixed seeds, some fresh ones, and those that once failed.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use mendblock_core::planted::Fault;
 use mendblock_simulation::seeds::each_seed;
 use mendblock_simulation::storm::plan::{Mode, Plan};
-use mendblock_simulation::storm::planted::find;
 use mendblock_simulation::storm::run::run;
 use std::fs;
 use std::path::Path;
@@ -60,29 +58,5 @@ fn a_plan_goes_the_same_way_each_time() {
         let [first, second] = [run(&plan).unwrap(), run(&plan).unwrap()];
         assert_eq!((first.events, first.digest), (second.events, second.digest));
         assert_eq!(first.coverage, second.coverage);
-    }
-}
-
-/// Each fault with the first storm and the number of storms within which it must show.
-const SHOWS: [(Fault, u64, u64); 6] = [
-    (Fault::AnswerBeforePeer, 1, 40),
-    (Fault::KeepGenerationOnLoss, 1, 40),
-    (Fault::ReadBadBlock, 1, 60),
-    (Fault::ForgetUnretired, 1, 40),
-    (Fault::ForgetMissedWrite, 375, 20),
-    (Fault::KeepOldMap, 875, 20),
-];
-
-#[test]
-fn planted_faults_are_found() {
-    for (fault, first, storms) in SHOWS {
-        let found = find(fault, first, storms);
-        assert!(
-            found.is_some(),
-            "{fault:?} does not show in storms {first}+{storms}"
-        );
-        if let Some(found) = found {
-            println!("{fault:?}: storm {}, the {}. one", found.seed, found.storms);
-        }
     }
 }

@@ -12,6 +12,7 @@ use crate::engine::VolumeIn;
 use crate::fact::Fact;
 use crate::identity::{MarkNumber, PartGeneration, Query};
 use crate::part::{Outbox, PartName, To};
+use crate::planted::{Fault, is_planted};
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::format::activity_log::{FREE_EXTENT, SlotUpdate, TransactionSequence};
 use mendblock_storage::format::layout::MetadataLayout;
@@ -288,6 +289,9 @@ impl HotLog {
                     flush_before: true,
                 };
                 change.step = Step::Write(operations.submit(vec![kind], out));
+                if is_planted(Fault::GrantBeforeDurable) {
+                    self.durable(out);
+                }
             }
             Err(error) => {
                 out.fact(Fact::Surprise {
@@ -309,6 +313,15 @@ impl HotLog {
             self.set.abort(change.plan);
             return self.fail();
         }
+        self.change = Some(change);
+        self.durable(out);
+    }
+
+    /// The transaction is on the disk: its extents may be written to.
+    fn durable(&mut self, out: &mut Outbox<ActivityEffect>) {
+        let Some(change) = self.change.take() else {
+            return;
+        };
         self.sequence.written();
         let activated = change.plan.updates().len() as u32;
         let evicted = change.plan.evicted().len() as u32;

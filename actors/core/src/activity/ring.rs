@@ -4,11 +4,13 @@ use super::ActivityEffect;
 use super::operations::Operations;
 use crate::disk::{MetaCompletion, MetaKind};
 use crate::part::Outbox;
+use crate::planted::{Fault, is_planted};
 use mendblock_storage::buffer::Buffer;
-use mendblock_storage::format::activity_log::initialized_block;
+use mendblock_storage::format::activity_log::{FREE_EXTENT, LogBlock, initialized_block, parse};
 use mendblock_storage::format::layout::{LogGeometry, MetadataLayout};
 use mendblock_storage::format::replay::{Completeness, Replay, replay};
 use mendblock_storage::format::{META_BLOCK_BYTES, MetaBlock};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Blocks that are read at the same time.
@@ -90,7 +92,10 @@ impl Reading {
 
     /// What the ring says, if it can be trusted to name every hot extent.
     pub fn replay(&self) -> Result<Replay, String> {
-        let replay = replay(self.layout.log(), &self.blocks).map_err(|error| error.to_string())?;
+        let mut replay = replay(self.layout.log(), &self.blocks).map_err(|error| error.to_string())?;
+        if is_planted(Fault::ReplayInWrongOrder) {
+            replay.slots = newest_first(&self.blocks);
+        }
         match replay.completeness {
             Completeness::Whole | Completeness::NewestTorn => Ok(replay),
             Completeness::ExtentMayBeMissing => {
@@ -98,6 +103,27 @@ impl Reading {
             }
         }
     }
+}
+
+/// The slots as a replay in the wrong order has them (planted).
+fn newest_first(blocks: &[Option<MetaBlock>]) -> BTreeMap<u16, u32> {
+    let mut transactions: Vec<_> = blocks
+        .iter()
+        .flatten()
+        .filter_map(|block| match parse(block) {
+            Ok(LogBlock::Transaction(transaction)) => Some(transaction),
+            _ => None,
+        })
+        .collect();
+    transactions.sort_by_key(|transaction| Reverse(transaction.number()));
+    let mut slots = BTreeMap::new();
+    for update in transactions.iter().flat_map(|transaction| transaction.entries()) {
+        match update.extent {
+            FREE_EXTENT => slots.remove(&update.slot),
+            extent => slots.insert(update.slot, extent),
+        };
+    }
+    slots
 }
 
 /// The ring while it becomes an empty log: as new meta-data has it, piece after piece.

@@ -22,7 +22,7 @@ enum Waiter {
     Merged(ConnectionNumber, Lists),
     /// The peer is told that its tombstones may go (6.4): not before its blocks are dropped durably here.
     Confirm(ConnectionNumber, Vec<BlockRange>),
-    /// The peer is told that blocks are healed (6.4): not before the tombstones are durable.
+    /// The peer is told that blocks are healed (6.4): not before the tombstones are durable, or cannot be.
     TellHealed(Vec<BlockRange>),
 }
 
@@ -36,12 +36,12 @@ pub(super) struct HealthWriter {
     pub version: u64,
     durable: u64,
     writing: Option<(u64, u64, Anchor)>,
-    /// What is durable, for the next superblock (9.3).
+    /// For the next superblock (9.3): what is durable, or what there would be if it could be written.
     anchor: Option<Anchor>,
     /// The version with blocks that were lost: no answer to the resync part before it is durable (9.5).
     lost: u64,
-    /// The list was lost (9.3) and there is no file of this disk yet that every set bit could be entered into.
-    pub list_lost: bool,
+    /// The list was lost (9.3) and there is no file of this disk yet that the set bits, these, could be entered into.
+    pub lost_list: Option<Vec<BlockRange>>,
     /// The own list is full, and the state part was told.
     pub too_many_bad: bool,
     waiters: Vec<(u64, Waiter)>,
@@ -123,7 +123,7 @@ impl BitmapPart {
         let (now, generation) = (self.now_wall, self.current_generation());
         if let Some((device_id, attach_id)) = change.attached {
             self.attached(device_id, attach_id);
-            self.every_bit_is_suspect(out);
+            self.lost_list_is_suspect(out);
         }
         let Some(health) = self.health.content.as_mut() else {
             // No disk was ever attached: there is nothing that could be outdated.
@@ -273,6 +273,15 @@ impl BitmapPart {
         if result.is_ok() && self.health.content.as_ref().is_some_and(same) {
             self.health.anchor = Some(anchor);
             out.send(To::State(StateIn::Anchor(StoredAnchor::Present(anchor))));
+        } else if result.is_err()
+            && (anchor.record_count > 0 || self.health.anchor.is_some_and(|named| named.record_count > 0))
+            && self.health.content.as_ref().is_some_and(same)
+        {
+            // A list that is nowhere but in memory: a crash now, and a drive that has remapped its bad block would serve zeroes for
+            // it. The superblock says that there was a list (9.3), so that each bit set there counts as bad then; or that it
+            // is empty again.
+            self.health.anchor = Some(anchor);
+            out.send(To::State(StateIn::ListUnwritten(StoredAnchor::Present(anchor))));
         }
         let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.health.waiters)
             .into_iter()
@@ -285,11 +294,13 @@ impl BitmapPart {
                     durable: result.is_ok(),
                 })),
                 Waiter::Merged(connection, lists) => self.merged(connection, lists, out),
-                // Not confirmed, the peer keeps its tombstones; not told, it keeps its suspect records: both only too long.
-                Waiter::Confirm(..) | Waiter::TellHealed(_) if result.is_err() => {}
+                // Not confirmed, the peer keeps its tombstones: only too long.
+                Waiter::Confirm(..) if result.is_err() => {}
                 Waiter::Confirm(connection, ranges) => {
                     self.send_on(connection, Message::ClearedAck { ranges }, None, out);
                 }
+                // Also when the tombstones could not be written: else a crash would bring the blocks back from the peer's records, to
+                // the list of a node that may be the source then. An old file of its own only lists them too long.
                 Waiter::TellHealed(ranges) => self.send(Message::Cleared { ranges }, out),
             }
         }

@@ -157,6 +157,8 @@ impl BitmapPart {
             loading.map.resize(trusted);
             loading.map.resize(bits);
         }
+        // Of an error that was listed the bit is on the disk; extents that were hot say nothing of errors.
+        let lost_list: Option<Vec<BlockRange>> = loading.plan.list_lost.then(|| loading.map.runs().collect());
         for &extent in &loading.plan.extents {
             let first = u64::from(extent) * EXTENT_BLOCKS;
             let end = (first + EXTENT_BLOCKS).min(bits);
@@ -168,7 +170,6 @@ impl BitmapPart {
             }
         }
         let (layout, query) = (loading.plan.layout, loading.query);
-        let list_lost = loading.plan.list_lost;
         let map = loading.map.clone();
         self.loaded = Some(Loaded { map, layout });
         self.pages.unflushed = true;
@@ -176,9 +177,9 @@ impl BitmapPart {
         self.pages.cleared = false;
         self.bits_of_lists();
         if query.is_some() {
-            self.health.list_lost = list_lost;
+            self.health.lost_list = lost_list;
         }
-        self.every_bit_is_suspect(out);
+        self.lost_list_is_suspect(out);
         match query {
             Some(query) => self.pages.want_whole(Whole::Load(query)),
             None => {

@@ -432,23 +432,20 @@ impl BitmapPart {
         }
     }
 
-    /// The list was lost (9.3): every set bit counts as own-bad, as soon as there is a file of this disk.
-    pub(super) fn every_bit_is_suspect(&mut self, out: &mut Outbox<BitmapEffect>) {
+    /// The list was lost (9.3): each bit that was set on the disk counts as own-bad, as soon as there is a file of this disk.
+    pub(super) fn lost_list_is_suspect(&mut self, out: &mut Outbox<BitmapEffect>) {
         let device = self
             .snapshot
             .as_ref()
             .and_then(|snapshot| snapshot.disk.as_ref())
             .map(|disk| disk.device_id);
         let file = self.health.content.as_ref().map(|health| health.device_id);
-        if !self.health.list_lost || self.loaded.is_none() || file.is_none() || file != device {
+        if self.loaded.is_none() || file.is_none() || file != device {
             return;
         }
-        self.health.list_lost = false;
-        let runs: Vec<BlockRange> = self
-            .loaded
-            .as_ref()
-            .map(|loaded| loaded.map.runs().collect())
-            .unwrap_or_default();
+        let Some(runs) = self.health.lost_list.take() else {
+            return;
+        };
         let generation = self.current_generation();
         for range in runs {
             let finding = Finding {

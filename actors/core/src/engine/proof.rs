@@ -17,6 +17,7 @@ use super::request::{Local, Origin, Proof, Request, Work};
 use crate::bitmap::{ClearReason, MarkReason};
 use crate::disk::DataKind;
 use crate::identity::{ConnectionNumber, ErrorNumber};
+use crate::volume::state::ConnectionState;
 use mendblock_net::wire::message::Message;
 use mendblock_storage::buffer::Buffer;
 use mendblock_storage::device::errno::EIO;
@@ -149,8 +150,13 @@ impl VolumePart {
         let Proof::Given { span, .. } = proof else {
             return;
         };
+        // While bitmaps are exchanged the peer does not listen to this, and a target that has merged its source's bits works off its
+        // own: cleared here alone, the bit would stay there. The resync copies the block once more.
+        let settled = self.snapshot.as_ref().is_some_and(|snapshot| {
+            snapshot.vector.connection == ConnectionState::Connected || snapshot.vector.connection.is_resync()
+        });
         // A link that was lost meanwhile has marked the write as lacking at the peer: that bit stays.
-        if at_peer.is_some() && at_peer == self.connection() && !self.link_is_lost() {
+        if settled && at_peer.is_some() && at_peer == self.connection() && !self.link_is_lost() {
             self.batch.cleared.push((span, ClearReason::Overwritten));
             self.frame(Message::ResyncWritten { ranges: vec![span] }, None);
         }

@@ -29,6 +29,8 @@ pub(super) struct Incoming {
     parked: Parked,
     /// The sender told that its own disk failed: writes behind that are only here.
     pub sender_diskless: bool,
+    /// The state knows it too, since: a later snapshot with a disk is about another life of it.
+    loss_shown: bool,
     /// Epochs of the sender that no barrier has ended.
     epochs: BTreeMap<(ConnectionNumber, u64), Received>,
     /// The connection of the last barrier: the epochs behind it were counted here from their begin.
@@ -93,18 +95,21 @@ impl VolumePart {
     pub(super) fn drop_parked(&mut self, connection: ConnectionNumber) {
         self.link.parked.retain(|(of, _)| *of > connection);
         self.link.sender_diskless = false;
+        self.link.loss_shown = false;
         self.link.epochs.retain(|(of, _), _| *of > connection);
     }
 
     /// The sender's disk is back: its writes are on both disks. Not before the resync runs: until then it holds its writes, and
     /// what it sent before holding them is here alone.
     pub(super) fn sender_has_disk_again(&mut self, old: &Snapshot, new: &Snapshot) {
+        self.link.loss_shown |= self.link.sender_diskless && new.vector.peer_disk < DiskState::Inconsistent;
         let resyncs = path::copies_to_peer(new) && !path::copies_to_peer(old);
-        let needs_none = new.vector.connection == ConnectionState::Connected
-            && new.vector.peer_disk == DiskState::UpToDate
-            && old.vector.peer_disk < DiskState::UpToDate;
-        if resyncs || needs_none {
+        // Also after a resync of which this node was the target.
+        let has_all = new.vector.connection == ConnectionState::Connected
+            && new.vector.peer_disk == DiskState::UpToDate;
+        if self.link.loss_shown && (resyncs || has_all) {
             self.link.sender_diskless = false;
+            self.link.loss_shown = false;
         }
     }
 
@@ -170,7 +175,10 @@ impl VolumePart {
             Message::ResyncRead { request, range } => {
                 self.served(connection, request, range, true, out);
             }
-            Message::Tell { failed: true, .. } => self.link.sender_diskless = true,
+            Message::Tell { failed: true, .. } => {
+                self.link.sender_diskless = true;
+                self.link.loss_shown = false;
+            }
             Message::Tell { .. } => {}
             Message::WriteAcks { requests } => {
                 for id in requests {

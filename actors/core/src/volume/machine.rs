@@ -286,6 +286,9 @@ pub enum StateIn {
     },
     /// From `BitmapActor`: another content of the health file is durable; the anchor for the next superblock (9.3).
     Anchor(mendblock_storage::format::anchor::StoredAnchor),
+    /// From `BitmapActor`: the health file could not be written and there are blocks on the list; the anchor that says so is
+    /// wanted in the superblock now.
+    ListUnwritten(mendblock_storage::format::anchor::StoredAnchor),
     /// From `BitmapActor`: these blocks left the own bad-block list.
     LeftList {
         /// The blocks.

@@ -253,6 +253,21 @@ fn exposed(arrival: Arrival) -> Option<u64> {
 }
 
 #[test]
+fn a_generation_on_a_connection_in_use_counts_if_it_comes_from_the_exposed_one() {
+    let names = |peer| {
+        exposed(Arrival {
+            peer,
+            connected: true,
+            ..DISKLESS
+        })
+    };
+    assert_eq!(names(slots(G2, G1, [S, 4])), Some(G2), "made for this node");
+    assert_eq!(names(slots(G3, G2, [G1, 4])), Some(G3), "and one after it");
+    // A disk that was behind when the own one failed names its generation again: the application has seen more.
+    assert_eq!(names(slots(G2, S, [4, 0])), Some(G1 + 1));
+}
+
+#[test]
 fn a_diskless_primary_connects_to_its_generation_only() {
     let same = slots(G1, 0, [S, 4]);
     assert_eq!(

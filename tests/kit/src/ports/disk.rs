@@ -1,6 +1,7 @@
 //! The `Device` port: the in-flight table above a simulated disk.
 
-use crate::node::InKernel;
+use crate::format;
+use crate::node::{InKernel, Node};
 use crate::world::{Event, MICROSECOND, World};
 use mendblock_core::disk::{
     DeviceCompletion, DiskEffect, DiskIn, OpenFailure, OpenedDevice, PortOperation, Token,
@@ -40,6 +41,7 @@ impl World {
             Err(OpenFailure::Busy { in_kernel, oldest: 0 })
         } else {
             node_state.table.open = true;
+            node_state.ledger.new_life();
             Ok(OpenedDevice {
                 data_bytes: node_state.device.size(),
                 meta_bytes: None,
@@ -81,12 +83,16 @@ impl World {
             && here.device.faults.hangs
         {
             entry.held = true;
+            here.ledger.silence();
             return;
         }
         let Some(entry) = here.table.in_kernel.remove(&number) else {
             return;
         };
         let result = here.device.execute(&entry.operation);
+        if result.is_err() {
+            here.note_failure(&entry);
+        }
         if !current || entry.quarantined {
             return;
         }
@@ -141,5 +147,28 @@ impl World {
         let hangs = std::mem::replace(&mut self.nodes[node].device.faults.hangs, false);
         self.disk_done(node, number, true);
         self.nodes[node].device.faults.hangs = hangs;
+    }
+}
+
+impl Node {
+    /// What its ledger of bad blocks makes of a failure.
+    fn note_failure(&mut self, entry: &InKernel) {
+        match (&entry.operation, entry.token) {
+            (PortOperation::Read { offset, length }, Token::Data(..)) if !entry.quarantined => {
+                let bytes = *offset..*offset + u64::from(*length);
+                self.ledger.report(self.device.unreadable(&bytes).into_iter());
+            }
+            (PortOperation::Flush, _) => self.ledger.silence(),
+            (PortOperation::Write { offset, .. }, Token::Meta { .. }) => {
+                let superblock = format::layout(&self.device).superblock_byte();
+                if *offset == superblock {
+                    self.ledger.silence();
+                }
+            }
+            _ => {}
+        }
+        if self.device.faults.dead {
+            self.ledger.silence();
+        }
     }
 }

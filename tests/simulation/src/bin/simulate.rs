@@ -12,7 +12,7 @@ use clap::Parser;
 use mendblock_core::planted::Fault;
 use mendblock_kit::coverage::Coverage;
 use mendblock_simulation::storm::plan::{Mode, Plan};
-use mendblock_simulation::storm::planted::find;
+use mendblock_simulation::storm::planted::{find, shorten};
 use mendblock_simulation::storm::run::run;
 use mendblock_simulation::storm::shrink::shrink;
 use mendblock_simulation::storm::table::table;
@@ -53,9 +53,15 @@ struct Arguments {
     /// Stop after so many failures.
     #[arg(long, default_value_t = 5)]
     failures: u64,
-    /// Plant each known fault, and say after how many storms (at most so many) it was found.
+    /// Plant each known fault, and say in which storm (of so many, from `--first` or 1 on) it was found.
     #[arg(long)]
     planted: Option<u64>,
+    /// Of the known faults this one alone.
+    #[arg(long, requires = "planted")]
+    fault: Option<String>,
+    /// Write the shortened storms that found them into this directory.
+    #[arg(long, requires = "planted")]
+    keep: Option<PathBuf>,
     /// Show the table of what was reached.
     #[arg(long)]
     table: bool,
@@ -80,7 +86,7 @@ fn main() -> ExitCode {
         return one(&Plan::of_seed(seed, mode_of(&arguments, seed)));
     }
     if let Some(most) = arguments.planted {
-        return plant(most);
+        return plant(&arguments, most);
     }
     let first = arguments.first.unwrap_or_else(|| fastrand::u64(1 << 32..1 << 48));
     println!("first seed {first}");
@@ -100,16 +106,29 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(sums.failures > 0))
 }
 
-fn plant(most: u64) -> ExitCode {
+fn plant(arguments: &Arguments, most: u64) -> ExitCode {
     let mut missed = 0;
-    for fault in Fault::ALL {
-        match find(fault, 1, most) {
+    let is_meant = |fault: &Fault| {
+        let name = arguments.fault.as_deref();
+        name.is_none_or(|name| name.eq_ignore_ascii_case(&format!("{fault:?}")))
+    };
+    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(is_meant).collect();
+    if faults.is_empty() {
+        eprintln!("there is no such fault; there are {:?}", Fault::ALL);
+        return ExitCode::from(2);
+    }
+    for fault in faults {
+        match find(fault, arguments.first.unwrap_or(1), most) {
             Some(found) => {
                 println!(
                     "{fault:?}: storm {} of {most}: {}",
-                    found.seed,
+                    found.plan.seed,
                     first_lines(&found.failure, 2)
                 );
+                if let Some(directory) = &arguments.keep {
+                    let plan = shorten(fault, &found, arguments.tries);
+                    keep(&directory.join(format!("{fault:?}.json")), &plan);
+                }
             }
             None => {
                 missed += 1;
@@ -201,15 +220,22 @@ fn first_lines(text: &str, count: usize) -> String {
 
 /// A failing plan, as short as it got.
 fn report(plan: &Plan, failure: &str) {
-    let path = format!("storm-{}.json", plan.seed);
-    let json = serde_json::to_string_pretty(plan).unwrap_or_default();
+    let path = PathBuf::from(format!("storm-{}.json", plan.seed));
     println!("shortened to {:?}\n{failure}", plan.actions);
-    match std::fs::write(&path, json) {
-        Ok(()) => {
-            println!("again: cargo run --release -p mendblock-simulation --bin simulate -- --replay {path}")
-        }
-        Err(error) => println!("{path} cannot be written: {error}"),
+    if keep(&path, plan) {
+        let path = path.display();
+        println!("again: cargo run --release -p mendblock-simulation --bin simulate -- --replay {path}");
     }
+}
+
+/// Whether it could be written.
+fn keep(path: &std::path::Path, plan: &Plan) -> bool {
+    let json = serde_json::to_string_pretty(plan).unwrap_or_default();
+    let written = std::fs::write(path, json + "\n");
+    if let Err(error) = &written {
+        println!("{} cannot be written: {error}", path.display());
+    }
+    written.is_ok()
 }
 
 fn replay(path: &std::path::Path) -> ExitCode {

@@ -1,5 +1,6 @@
 //! What can happen to two nodes.
 
+use super::moment::Moment;
 use mendblock_core::part::PartName;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,10 @@ pub enum Victim {
     PrimaryDisk,
     /// The Primary's process; it comes back, or the other node takes over.
     PrimaryProcess,
+    /// The Primary's disk, and its process, which comes back. No seed draws it: what it finds is open, see docs/reliability.md.
+    PrimaryNode,
+    /// The Primary's disk, and its process too once the disk has been given up.
+    DisklessPrimary,
     /// Both processes at once.
     Both,
 }
@@ -31,13 +36,14 @@ pub enum Order {
     Secondary,
 }
 
-/// A region of a disk's meta-data.
+/// A region of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the regions of the format, by name")]
 pub enum Region {
     Superblock,
     ActivityLog,
     Bitmap,
+    Data,
 }
 
 /// Something that happens at once, or takes as long as it says.
@@ -47,8 +53,16 @@ pub enum Action {
     Round(Victim),
     /// Clients send so many requests.
     Requests(u16),
+    /// Clients send so many requests at once.
+    Burst(u16),
+    /// Clients read every place that they use.
+    Sweep,
     /// Nothing is asked for so many milliseconds.
     Pause(u16),
+    /// The same in microseconds.
+    Micros(u16),
+    /// Nothing is asked until this moment is there, or does not come.
+    Until(Moment),
     /// Every connection breaks; of what is under way some arrives.
     Break,
     /// Nothing gets through, both ways.
@@ -70,6 +84,9 @@ pub enum Action {
     Start(u8),
     /// The other node becomes Primary after the Primary's crash.
     TakeOver,
+    /// The other node becomes Primary after the Primary's crash, though it may lack writes that were answered. Then the Primary
+    /// comes back, and either they have not parted, or they see it. The storm ends there.
+    Part(u8),
     /// A part dies.
     Kill(u8, PartName),
     /// A client's session dies.
@@ -80,7 +97,7 @@ pub enum Action {
     Unwritable(u8, u64),
     /// So many flushes fail.
     FailingFlushes(u8, u8),
-    /// Meta-data cannot be written.
+    /// A region cannot be written.
     UnwritableMeta(u8, Region),
     /// The health file cannot be written.
     UnwritableHealth(u8),
@@ -92,6 +109,8 @@ pub enum Action {
     Dead(u8),
     /// The disk's faults are gone.
     MendDisk(u8),
+    /// The drive gives up its bad blocks: those that its node must have noted read as zeroes. Its other faults are gone.
+    Remap(u8),
     /// An order, not waited for.
     Order(u8, Order),
     /// `local-io-error` and the handlers around a resync end so: exit code, milliseconds; 60 s and more: far too late.

@@ -30,17 +30,22 @@ impl Atlas {
     #[must_use]
     pub fn allows(&self, action: &Action) -> bool {
         match *action {
-            Action::Round(_) | Action::Requests(_) | Action::Pause(_) | Action::Heal => true,
+            Action::Round(_) | Action::Requests(_) | Action::Burst(_) | Action::Sweep => true,
+            Action::Pause(_) | Action::Micros(_) | Action::Until(_) | Action::Heal => true,
             Action::Clock(..) | Action::KillSession(_) | Action::Slow(_) => true,
             // A second Primary with other data would be a split brain, which is a refusal and no promise.
             Action::TakeOver => self.victim == Victim::PrimaryProcess && !self.beyond,
+            Action::Part(node) => self.beyond && !self.is_primary(index(node)),
             Action::Order(_, Order::Primary) => false,
             // Both disks gone at once: a write that only the second one got, with no record anywhere that could be made
             // durable, is not found missing when the first comes back alone. See docs/reliability.md.
             _ if self.beyond => {
                 hurts_whole_disk(action).is_none_or(|node| self.whole.is_none_or(|whole| whole == node))
             }
-            Action::Kill(_, part) => self.victim != Victim::PrimaryDisk || !ENDS_CONNECTION.contains(&part),
+            Action::Kill(_, part) => {
+                let at_disk = [Victim::PrimaryDisk, Victim::PrimaryNode, Victim::DisklessPrimary];
+                !at_disk.contains(&self.victim) || !ENDS_CONNECTION.contains(&part)
+            }
             Action::Break | Action::Partition | Action::Deaf(_) => self.victim == Victim::Secondary,
             Action::Crash { node, .. } | Action::Start(node) => self.process(index(node)),
             Action::Order(node, order) => self.order(index(node), order),
@@ -53,6 +58,7 @@ impl Atlas {
             | Action::Thaw(node)
             | Action::Dead(node)
             | Action::MendDisk(node)
+            | Action::Remap(node)
             | Action::Handlers(node, ..) => self.disk(index(node)),
         }
     }
@@ -65,7 +71,8 @@ impl Atlas {
         match self.victim {
             // The Primary comes back with all that was answered, if nobody takes over meanwhile.
             Victim::Secondary | Victim::Both => true,
-            Victim::PrimaryProcess => self.is_primary(node),
+            // Of a Diskless one, see `Storm::crash`.
+            Victim::PrimaryProcess | Victim::PrimaryNode | Victim::DisklessPrimary => self.is_primary(node),
             Victim::Nobody | Victim::PrimaryDisk => false,
         }
     }
@@ -73,7 +80,7 @@ impl Atlas {
     fn disk(&self, node: usize) -> bool {
         match self.victim {
             Victim::Secondary => !self.is_primary(node),
-            Victim::PrimaryDisk => self.is_primary(node),
+            Victim::PrimaryDisk | Victim::PrimaryNode | Victim::DisklessPrimary => self.is_primary(node),
             Victim::Nobody | Victim::PrimaryProcess | Victim::Both => false,
         }
     }

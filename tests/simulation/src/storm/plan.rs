@@ -2,13 +2,16 @@
 //! only a few of them do together.
 
 use super::action::{Action, Order, Region, Victim};
+use super::scenes::{self, Stage};
 use fastrand::Rng;
 use mendblock_core::configuration::OnIoError;
 use mendblock_kit::wiring::SINGLE;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of each disk.
+/// Bytes of a small disk: three extents of the activity log.
 pub const DISK_BYTES: u64 = 12 << 20;
+/// Bytes of a large one: sixteen extents, more than the log has slots for.
+pub const LARGE_DISK_BYTES: u64 = 64 << 20;
 
 /// Inside what the promises cover, or beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,9 @@ pub struct Plan {
     pub on_io_error: OnIoError,
     /// Clients at a time.
     pub clients: u8,
+    /// The disks are large.
+    #[serde(default)]
+    pub large: bool,
     /// What happens.
     pub actions: Vec<Action>,
 }
@@ -78,11 +84,20 @@ impl Plan {
         let policies = [OnIoError::Detach, OnIoError::PassOn, OnIoError::CallLocalIoError];
         let on_io_error = policies[random.usize(0..policies.len())];
         let mut draw = Draw::new(&mut random);
+        let large = draw.random.u8(0..4) == 0;
         let rounds = draw.random.usize(1..6);
         let mut actions = Vec::new();
         for _ in 0..rounds {
-            draw.victim = VICTIMS[draw.random.usize(0..VICTIMS.len())];
-            actions.push(Action::Round(draw.victim));
+            if draw.random.bool() {
+                draw.scene((mode, on_io_error), &mut actions);
+                // By itself, or with all kinds of trouble behind it.
+                if draw.random.bool() {
+                    continue;
+                }
+            } else {
+                draw.victim = VICTIMS[draw.random.usize(0..VICTIMS.len())];
+                actions.push(Action::Round(draw.victim));
+            }
             for _ in 0..draw.random.usize(1..9) {
                 let trouble = draw.action();
                 actions.push(trouble);
@@ -96,6 +111,7 @@ impl Plan {
             mode,
             on_io_error,
             clients,
+            large,
             actions,
         }
     }
@@ -129,12 +145,24 @@ impl<'a> Draw<'a> {
         }
     }
 
+    fn scene(&mut self, mode: (Mode, OnIoError), actions: &mut Vec<Action>) {
+        let mut stage = Stage {
+            random: self.random,
+            primary: self.primary,
+            blocks: self.blocks,
+        };
+        let (victim, scene) = scenes::draw(&mut stage, mode);
+        (self.primary, self.victim) = (stage.primary, victim);
+        actions.push(Action::Round(victim));
+        actions.extend(scene);
+    }
+
     /// Mostly the node that may be hurt; the atlas leaves out what is not covered.
     fn node(&mut self) -> u8 {
         match (self.victim, self.random.u8(0..5)) {
             (_, 0) | (Victim::Nobody | Victim::Both, _) => self.random.u8(0..2),
             (Victim::Secondary, _) => 1 - self.primary,
-            (Victim::PrimaryDisk | Victim::PrimaryProcess, _) => self.primary,
+            (_, _) => self.primary,
         }
     }
 

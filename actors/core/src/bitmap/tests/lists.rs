@@ -399,7 +399,8 @@ fn a_lost_list_makes_every_bit_bad_though_there_is_no_file_yet() {
             volume_sectors: SECTORS,
             agreed_sectors: SECTORS,
             set_all: false,
-            extents: Vec::new(),
+            // Hot when the node crashed: that says nothing of errors.
+            extents: vec![1],
             list_lost: true,
         }),
     });
@@ -412,7 +413,7 @@ fn a_lost_list_makes_every_bit_bad_though_there_is_no_file_yet() {
 }
 
 #[test]
-fn healed_blocks_are_told_and_confirmed_only_when_that_is_durable() {
+fn healed_blocks_are_confirmed_only_when_that_is_durable() {
     let mut node = Node::attached(0);
     node.connect();
     node.mark(8, MarkReason::MissedWrite);
@@ -425,9 +426,13 @@ fn healed_blocks_are_told_and_confirmed_only_when_that_is_durable() {
         ranges: vec![range(30, 1)],
     }));
     node.run();
-    assert!(
-        node.frames.is_empty(),
-        "an old record could come back after a crash"
+    let sent: Vec<Message> = node.frames.drain(..).map(|frame| frame.message).collect();
+    assert_eq!(
+        sent,
+        [Message::Cleared {
+            ranges: vec![range(8, 1)]
+        }],
+        "the peer's record would bring the block back after a crash, and its own must not get lost"
     );
     node.failing_health = false;
     node.clear(8, ClearReason::ResyncWritten);
@@ -743,4 +748,32 @@ fn overwritten_block_that_went_bad_again_or_at_the_peer_keeps_its_bit() {
     node.run();
     let set = [7, 8, 9].map(|block| node.map().unwrap().is_set(block));
     assert_eq!(set, [true, true, false]);
+}
+
+/// A drive that has remapped its bad block by itself reads zeroes there: only the list tells.
+#[test]
+fn a_list_that_cannot_be_written_is_named_in_the_superblock() {
+    let mut node = Node::attached(0);
+    let unwritten = |node: &Node| {
+        let named = node.state.iter().filter_map(|state| match state {
+            StateIn::ListUnwritten(StoredAnchor::Present(anchor)) => {
+                Some((anchor.sequence, anchor.record_count))
+            }
+            _ => None,
+        });
+        named.collect::<Vec<_>>()
+    };
+    let durable = node.newest().sequence;
+    node.failing_health = true;
+    node.mark(3, MarkReason::PeerLacks);
+    node.run();
+    assert_eq!(unwritten(&node), []);
+    let error = ErrorNumber(1);
+    node.mark(8, MarkReason::ReadError { error });
+    node.run();
+    assert_eq!(unwritten(&node), [(durable + 1, 1)]);
+    // Healed, and still unwritten: else the next crash would make good blocks bad.
+    node.clear(8, ClearReason::ResyncWritten);
+    node.run();
+    assert_eq!(unwritten(&node), [(durable + 1, 1), (durable + 2, 0)]);
 }

@@ -142,6 +142,37 @@ fn write_of_a_sender_without_disk_is_logged_and_marked_here() {
     assert_eq!(h.released, vec![(2, vec![0], vec![])]);
 }
 
+/// As target, this node hears nothing of the resync's begin that says so: only its end does.
+#[test]
+fn writes_of_a_sender_whose_newer_disk_is_back_are_on_both() {
+    let mut h = secondary();
+    let only_here = |h: &Harness| h.marked_for(MarkReason::OnlyCopy).len();
+    h.hear(Message::Tell {
+        number: 1,
+        attach_id: 1,
+        failed: true,
+        records: vec![],
+    });
+    // A snapshot from before the state heard of it says nothing.
+    h.publish(|_| {});
+    mirror(&mut h, 1, 1, 0);
+    assert!(only_here(&h) > 0);
+    h.publish(|s| s.vector.peer_disk = DiskState::Failed);
+    h.publish(|s| {
+        s.vector.connection = ConnectionState::SyncTarget;
+        (s.vector.disk, s.vector.peer_disk) = (DiskState::Inconsistent, DiskState::UpToDate);
+    });
+    h.publish(|s| {
+        s.vector.connection = ConnectionState::Connected;
+        s.vector.disk = DiskState::UpToDate;
+    });
+    let before = only_here(&h);
+    mirror(&mut h, 2, 1, 80);
+    h.complete_all();
+    assert_eq!(only_here(&h), before);
+    assert_eq!(acked(&h), vec![1, 2]);
+}
+
 /// The sender's disk comes back and bitmaps are exchanged while the write still waits: a mark that is made at its turn only would
 /// come too late for the sender's bitmap, and its old block would pass for good.
 #[test]

@@ -102,6 +102,23 @@ fn both_have_it_and_the_bits_go_on_both() {
 }
 
 #[test]
+fn no_bit_goes_while_bitmaps_are_exchanged() {
+    let mut h = with_bad_block(connected());
+    h.write(3, sectors(0, 8));
+    acknowledge(&mut h);
+    h.publish(|s| s.vector.connection = crate::volume::state::ConnectionState::WFBitMapT);
+    until_read_back(&mut h);
+    h.complete_with(h.oldest(), bytes(sectors(0, 8), 3));
+    h.acknowledge_marks();
+    assert_eq!(h.answered(3), None);
+    assert!(cleared(&h).is_empty());
+    assert_eq!(
+        h.sent(|message| matches!(message, Message::ResyncWritten { .. })),
+        0
+    );
+}
+
+#[test]
 fn mirrored_write_is_acknowledged_behind_its_proof() {
     let mut h = with_bad_block(connected());
     h.publish(|s| (s.vector.role, s.vector.peer_role) = (Role::Secondary, Role::Primary));

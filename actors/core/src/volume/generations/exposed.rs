@@ -117,7 +117,9 @@ pub fn receive(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
 }
 
 /// A Primary refuses foreign data when it connects, and when a peer without a disk brings one up. From a disk that it
-/// already works with, a later `current` means that the peer made a generation for this node.
+/// already works with, another `current` means that the peer made a generation for this node, if it comes from the exposed one.
+/// One that does not is of a disk that was behind when the own one failed, and had not been brought up to date: what the
+/// application has seen is not there, and the next connection must still know that.
 fn receive_without_disk(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
     let found = arrival.peer.current;
     let first_sight = !arrival.connected || arrival.peer_attaches;
@@ -128,10 +130,8 @@ fn receive_without_disk(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
             found,
         });
     }
-    // Named once more while connected: a Primary follows to what its peer made of the generation that its application has seen. An
-    // older one (of a peer that was to become a target, and whose source lost its disk) would be taken for current.
     let takes_over = if arrival.primary {
-        first_sight || descends(arrival)
+        arrival.exposed.same(Generation::NONE) || made_for_me || comes_from(&arrival.peer, arrival.exposed)
     } else {
         arrival.connected
     };
@@ -142,11 +142,10 @@ fn receive_without_disk(arrival: &Arrival) -> Result<Received, DataNotCurrent> {
     })
 }
 
-/// What the application has seen is the peer's generation, or one that this came from; or it has seen nothing.
-fn descends(arrival: &Arrival) -> bool {
-    let peer = &arrival.peer;
+/// These identifiers are those of a generation, or of one that was made after it.
+fn comes_from(peer: &Identifiers, generation: Generation) -> bool {
     let known = [peer.current, peer.bitmap, peer.history[0], peer.history[1]];
-    arrival.exposed.same(Generation::NONE) || known.iter().any(|id| id.same(arrival.exposed))
+    known.into_iter().any(|known| known.same(generation))
 }
 
 /// The peer made its generation because this node's disk failed, but the link broke before this node heard it (ours;

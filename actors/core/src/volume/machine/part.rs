@@ -433,6 +433,10 @@ impl Part for StatePart {
             } => self.written_out(query, result, uncovered, out),
             StateIn::HealthWritten { query, durable } => self.health_written(query, durable, cx, out),
             StateIn::Anchor(anchor) => self.health.anchor = anchor,
+            StateIn::ListUnwritten(anchor) => {
+                self.health.anchor = anchor;
+                self.store.want();
+            }
             StateIn::LeftList { ranges } => self.tells.forget(&ranges),
             StateIn::TooManyBad => self.too_many_bad(cx, out),
             StateIn::TellRecorded { number, connection } => self.tell_recorded(number, connection, cx, out),
