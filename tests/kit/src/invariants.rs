@@ -96,7 +96,13 @@ pub(crate) fn on_snapshot(world: &mut World, node: usize, old: Option<&Snapshot>
             "I6: Diskless straight from {before:?}\n{}",
             world.describe()
         );
-        if before == DiskState::Failed {
+        // A forced one leaves reads behind that fail later.
+        let forced = old
+            .reasons
+            .detaching
+            .as_ref()
+            .is_some_and(|detaching| detaching.forced);
+        if before == DiskState::Failed && !forced {
             given_up(world, node, old.disk.as_ref().map(|disk| disk.device_id));
         }
     }

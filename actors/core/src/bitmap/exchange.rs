@@ -2,6 +2,7 @@
 
 use super::BitmapEffect;
 use super::load::page_blocks;
+use super::pages::Whole;
 use super::part::BitmapPart;
 use crate::fact::Fact;
 use crate::identity::{ConnectionNumber, MarkNumber};
@@ -191,6 +192,9 @@ impl BitmapPart {
                 self.pages.lazily = true;
                 if !source {
                     self.send_map(connection, out);
+                    // Not before the merged bits are on the disk: what the target writes lies in its drive's cache when the source
+                    // drops its bit, and after a loss of power only this bit says that the block has to be fetched again.
+                    return self.pages.want_whole(Whole::Merged(connection));
                 }
                 let set_bits = self.loaded.as_ref().map_or(0, |loaded| loaded.map.count());
                 out.send(To::State(StateIn::BitmapExchanged { connection, set_bits }));

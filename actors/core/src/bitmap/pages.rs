@@ -109,6 +109,8 @@ pub(super) struct PageWriter {
 pub(super) enum Whole {
     Load(Query),
     SetAll(Query),
+    /// The target has merged its source's bits.
+    Merged(ConnectionNumber),
 }
 
 impl PageWriter {
@@ -270,6 +272,12 @@ impl BitmapPart {
         match whole {
             Whole::SetAll(query) => out.send(To::State(StateIn::AllSet { query, result })),
             Whole::Load(query) => self.load_written(query, result, out),
+            Whole::Merged(connection) if result.is_ok() => {
+                let set_bits = self.loaded.as_ref().map_or(0, |loaded| loaded.map.count());
+                out.send(To::State(StateIn::BitmapExchanged { connection, set_bits }));
+            }
+            // The disk fails, and with it the resync.
+            Whole::Merged(_) => {}
         }
     }
 
