@@ -254,6 +254,11 @@ impl Device {
         self.current.differing(&other.current, end / PAGE)
     }
 
+    /// Whether it differs from another one in this block, past all faults.
+    pub fn differs(&self, other: &Self, block: u64) -> bool {
+        self.current.differs(&other.current, block)
+    }
+
     /// What is on it, by block; what is missing is zero.
     pub fn blocks(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.current.iter()

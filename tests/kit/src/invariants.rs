@@ -33,10 +33,10 @@ fn on_clear(world: &World, node: usize, range: BlockRange) {
     if !world.is_connected() {
         return;
     }
-    for block in range.first()..range.end() {
-        let [first, second] = [0, 1].map(|node: usize| world.nodes[node].device.peek(block * 4096, 4096));
+    let [first, second] = &world.nodes;
+    for block in range.iter() {
         assert!(
-            first == second || is_being_written(world, block),
+            !first.device.differs(&second.device, block) || is_being_written(world, block),
             "P6: {} clears the bit of block {block} though both copies differ\n{}",
             world.nodes[node].configuration.node_name,
             world.describe()

@@ -196,11 +196,16 @@ impl BitmapPart {
                     // drops its bit, and after a loss of power only this bit says that the block has to be fetched again.
                     return self.pages.want_whole(Whole::Merged(connection));
                 }
-                let set_bits = self.loaded.as_ref().map_or(0, |loaded| loaded.map.count());
-                out.send(To::State(StateIn::BitmapExchanged { connection, set_bits }));
+                self.exchanged(connection, out);
             }
             _ => {}
         }
+    }
+
+    /// Both maps are merged, and of a target on its disk.
+    pub(super) fn exchanged(&self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {
+        let set_bits = self.loaded.as_ref().map_or(0, |loaded| loaded.map.count());
+        out.send(To::State(StateIn::BitmapExchanged { connection, set_bits }));
     }
 
     fn wrong_map(&mut self, connection: ConnectionNumber, out: &mut Outbox<BitmapEffect>) {

@@ -270,18 +270,19 @@ impl BitmapPart {
         }
         self.health.failed = result.is_err();
         let same = |health: &Health| health.health_id == anchor.health_id;
-        if result.is_ok() && self.health.content.as_ref().is_some_and(same) {
-            self.health.anchor = Some(anchor);
-            out.send(To::State(StateIn::Anchor(StoredAnchor::Present(anchor))));
-        } else if result.is_err()
-            && (anchor.record_count > 0 || self.health.anchor.is_some_and(|named| named.record_count > 0))
-            && self.health.content.as_ref().is_some_and(same)
-        {
-            // A list that is nowhere but in memory: a crash now, and a drive that has remapped its bad block would serve zeroes for
-            // it. The superblock says that there was a list (9.3), so that each bit set there counts as bad then; or that it
-            // is empty again.
-            self.health.anchor = Some(anchor);
-            out.send(To::State(StateIn::ListUnwritten(StoredAnchor::Present(anchor))));
+        let named = self.health.anchor.map_or(0, |named| named.record_count);
+        if self.health.content.as_ref().is_some_and(same) {
+            let stored = StoredAnchor::Present(anchor);
+            if result.is_ok() {
+                self.health.anchor = Some(anchor);
+                out.send(To::State(StateIn::Anchor(stored)));
+            } else if anchor.record_count > 0 || named > 0 {
+                // A list that is nowhere but in memory: a crash now, and a drive that has remapped its bad block would serve zeroes for
+                // it. The superblock says that there was a list (9.3), so that each bit set there counts as bad then; or that it
+                // is empty again.
+                self.health.anchor = Some(anchor);
+                out.send(To::State(StateIn::ListUnwritten(stored)));
+            }
         }
         let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.health.waiters)
             .into_iter()

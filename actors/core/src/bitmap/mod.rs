@@ -166,6 +166,16 @@ pub struct HeaderChange {
     pub last_detach: Option<crate::volume::state::DetachCause>,
 }
 
+impl HeaderChange {
+    /// Sets "outdated since" this generation of the peer.
+    pub fn outdated_since(generation: u64) -> Self {
+        Self {
+            outdated_since: Some(Some(generation)),
+            ..Self::default()
+        }
+    }
+}
+
 /// Blocks that must not be read on this node, or not from the peer: an immutable picture for `VolumeActor`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BadBlocks {

@@ -272,10 +272,7 @@ impl BitmapPart {
         match whole {
             Whole::SetAll(query) => out.send(To::State(StateIn::AllSet { query, result })),
             Whole::Load(query) => self.load_written(query, result, out),
-            Whole::Merged(connection) if result.is_ok() => {
-                let set_bits = self.loaded.as_ref().map_or(0, |loaded| loaded.map.count());
-                out.send(To::State(StateIn::BitmapExchanged { connection, set_bits }));
-            }
+            Whole::Merged(connection) if result.is_ok() => self.exchanged(connection, out),
             // The disk fails, and with it the resync.
             Whole::Merged(_) => {}
         }

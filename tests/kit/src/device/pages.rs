@@ -108,12 +108,17 @@ impl Pages {
     /// Pages below `end` in which they differ.
     pub fn differing(&self, other: &Self, end: u64) -> Vec<u64> {
         let both: BTreeSet<u64> = self.0.keys().chain(other.0.keys()).copied().collect();
-        let differs = |page: &u64| match (self.0.get(page), other.0.get(page)) {
+        let differs = |page: &u64| self.differs(other, *page);
+        both.range(..end).copied().filter(differs).collect()
+    }
+
+    /// Whether they differ in this page.
+    pub fn differs(&self, other: &Self, page: u64) -> bool {
+        match (self.0.get(&page), other.0.get(&page)) {
             (Some(one), Some(other)) => !Arc::ptr_eq(one, other) && one != other,
             (Some(one), None) | (None, Some(one)) => **one != ZEROES,
             (None, None) => false,
-        };
-        both.range(..end).copied().filter(differs).collect()
+        }
     }
 
     /// The pages that there are.

@@ -339,11 +339,7 @@ impl StatePart {
             return;
         }
         self.current.own_loss_settled = false;
-        let change = HeaderChange {
-            outdated_since: Some(Some(peer.current.0)),
-            ..HeaderChange::default()
-        };
-        let query = self.set_header(change, out);
+        let query = self.set_header(HeaderChange::outdated_since(peer.current.0), out);
         self.sync.outdated_note = Some((query, peer.current.0));
     }
 

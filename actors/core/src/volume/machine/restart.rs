@@ -130,14 +130,8 @@ impl StatePart {
             out.send(To::Bitmap(BitmapIn::PersistHealth { query }));
         }
         if let Some((query, generation)) = self.sync.outdated_note {
-            let change = HeaderChange {
-                outdated_since: Some(Some(generation)),
-                ..HeaderChange::default()
-            };
-            out.send(To::Bitmap(BitmapIn::SetHeader {
-                query,
-                change: Box::new(change),
-            }));
+            let change = Box::new(HeaderChange::outdated_since(generation));
+            out.send(To::Bitmap(BitmapIn::SetHeader { query, change }));
         }
         // An exchange, a tell or a merge of lists in the dead part has no other owner: the connection is made again.
         let exchanging = self.vector().connection.is_resync_setup();

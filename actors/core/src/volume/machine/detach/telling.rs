@@ -69,14 +69,8 @@ impl StatePart {
         match outdated {
             Some(generation) => {
                 self.health.outdated_since = Some(generation);
-                let change = HeaderChange {
-                    outdated_since: Some(Some(generation)),
-                    ..HeaderChange::default()
-                };
-                out.send(To::Bitmap(BitmapIn::SetHeader {
-                    query,
-                    change: Box::new(change),
-                }));
+                let change = Box::new(HeaderChange::outdated_since(generation));
+                out.send(To::Bitmap(BitmapIn::SetHeader { query, change }));
             }
             // Both Secondary: no generation; the record of the blocks is the mark.
             None => out.send(To::Bitmap(BitmapIn::PersistHealth { query })),
