@@ -10,6 +10,7 @@ use crate::part::PartName;
 use crate::volume::machine::{Command, StateIn};
 use crate::volume::state::{AttachFailure, ConnectionState, DetachCause, DiskState, DisklessReason, Role};
 use mendblock_net::wire::message::Message;
+use mendblock_storage::format::anchor::{Anchor, StoredAnchor};
 use mendblock_storage::format::superblock::Flags;
 
 fn attach(world: &mut World) -> u64 {
@@ -547,5 +548,23 @@ fn an_old_attach_answer_is_not_taken_for_a_new_one() {
             .events
             .iter()
             .any(|event| matches!(event, Event::Peer(Message::State(_))))
+    );
+}
+
+/// The bitmap part could not write its list: the superblock names it at once, whatever else there is to write.
+#[test]
+fn a_list_that_could_not_be_written_is_named_in_the_superblock_at_once() {
+    let mut world = World::attached(Detach);
+    let from = world.mark();
+    let anchor = StoredAnchor::Present(Anchor {
+        health_id: 7,
+        sequence: 9,
+        record_count: 1,
+    });
+    world.send(StateIn::ListUnwritten(anchor));
+    world.settle();
+    world.at(
+        from,
+        |event| matches!(event, Event::Superblock(block) if block.anchor == anchor),
     );
 }
